@@ -1,0 +1,25 @@
+"""Says whether a wheel holds the whole package and nothing else: ``wheel_contents.py numguard_torch-….whl``."""
+
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main(wheel: str) -> int:
+    """Compare a wheel with the work tree and return the exit code."""
+    with zipfile.ZipFile(wheel) as archive:
+        inside = {name for name in archive.namelist() if ".dist-info/" not in name}
+    package = (path for path in (ROOT / "numguard").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    wanted = {path.relative_to(ROOT).as_posix() for path in package}
+    for name in sorted(wanted - inside):
+        print(f"not in the wheel: {name}")
+    for name in sorted(inside - wanted):
+        print(f"in the wheel, not in the package: {name}")
+    print(f"{Path(wheel).name}: {len(inside)} files")
+    return int(inside != wanted)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,47 @@
+"""Finds numerical bugs in large training runs.
+
+Wrap a training loop in :func:`guard`, and call ``g.step(loss)`` once per optimizer step.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from .errors import FindingError as FindingError
+    from .errors import GuardStateError as GuardStateError
+    from .errors import InputError as InputError
+    from .errors import NumguardError as NumguardError
+    from .errors import UsageError as UsageError
+    from .finding import Finding as Finding
+    from .session import Coverage as Coverage
+    from .session import Guard as Guard
+    from .session import Overhead as Overhead
+    from .session import SiteCoverage as SiteCoverage
+    from .session import guard as guard
+
+# Loaded at first use: `numguard --version` and `--help` answer without torch, and where torch is broken.
+_ROOMS: Final = {
+    "Coverage": "session",
+    "Finding": "finding",
+    "FindingError": "errors",
+    "Guard": "session",
+    "GuardStateError": "errors",
+    "InputError": "errors",
+    "NumguardError": "errors",
+    "Overhead": "session",
+    "SiteCoverage": "session",
+    "UsageError": "errors",
+    "guard": "session",
+}
+__all__ = [*_ROOMS]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_ROOMS[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,107 @@
+"""What a check is: one operator family's answer to "is THIS call right?"."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from numguard.shadow.arithmetic import Arithmetic
+from numguard.shadow.call import OpCall
+from numguard.shadow.comparison import Comparison
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """How one call is to be checked.
+
+    Parameters
+    ----------
+    arithmetic
+        The route along which the shadow adds and multiplies.
+    limit
+        Multiply-adds, or elements read where there are none, that the shadow may spend on this call.
+        ``math.inf`` asks for every element.
+    offset
+        A number in [0, 1) that picks which rows are checked when not all are; it differs from call to call, and
+        the same offset gives the same rows, so that a confirmation looks at the same elements.
+    """
+
+    arithmetic: Arithmetic
+    limit: float = float("inf")
+    offset: float = 0.0
+
+    def rows(self, count: int, cost: float) -> slice:
+        """Return which of ``count`` rows to check, as an evenly spaced slice, when each costs ``cost`` operations.
+
+        A slice is a view: sampling copies nothing and reads nothing back from a device. At least one row is
+        taken. Every row is reached by some offset.
+        """
+        if count <= 0 or cost * count <= self.limit:
+            return slice(None)
+        step = -(-count // max(1, int(self.limit // max(cost, 1.0))))
+        return slice(min(int(self.offset * step), count - 1), None, step)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """A call that a check must be silent about, or must fire on.
+
+    Parameters
+    ----------
+    name
+        Short, for the test's id.
+    call
+        ``call(dtype, generator)`` returns ``(overload, args, kwargs)``; all random numbers from ``generator``.
+    corrupt
+        For ``fires``: takes the operator's correct output and returns a wrong one (a new object; for in-place
+        operators it may write into the tensors of ``args``, the second parameter). None for ``silent``.
+    dtypes
+        Dtypes in which the example runs.
+    """
+
+    name: str
+    call: Callable[[torch.dtype, torch.Generator], tuple[torch._ops.OpOverload, tuple[Any, ...], dict[str, Any]]]
+    corrupt: Callable[[Any, tuple[Any, ...]], Any] | None = None
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One check of a few operator overloads.
+
+    Parameters
+    ----------
+    name
+        What users type in ``checks=`` and ``skip=``: ``"sum"``, ``"softmax_backward"``.
+    family
+        Family of design section 4; the shadow's route may not run operators of it.
+    ops
+        Overload names with namespace, ``"aten::sum.dim_IntList"``.
+    judge
+        ``judge(call, captured, probe)`` returns the comparisons. It never synchronises with the host, never
+        writes to the caller's tensors, never draws from torch's generators, and raises
+        :class:`~numguard.shadow.comparison.NotCovered` with the reason where it cannot judge.
+    capture
+        For operators that overwrite what they read: ``capture(call, probe)`` runs before the operator and
+        returns copies of what ``judge`` needs. ``call.output`` is None then.
+    cost
+        ``cost(call)`` estimates the multiply-adds of a complete shadow, for the sampler's first plan.
+    phases
+        Phases in which calls are checked, of ``"forward"``, ``"backward"`` and ``"optimizer"``; None for all.
+    silent, fires
+        Examples for the registry test.
+    advice
+        One sentence for the report: what a user does about a wrong result of this operator.
+    """
+
+    name: str
+    family: str
+    ops: tuple[str, ...]
+    judge: Callable[[OpCall, Any, Probe], Sequence[Comparison]]
+    capture: Callable[[OpCall, Probe], Any] | None = None
+    cost: Callable[[OpCall], float]
+    phases: frozenset[str] | None = None
+    silent: tuple[Example, ...] = field(default=())
+    fires: tuple[Example, ...] = field(default=())
+    advice: str = ""

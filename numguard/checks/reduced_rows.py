@@ -1,0 +1,206 @@
+"""What every reduction is judged on: the rows that are added up, beside the results that they make."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from math import prod
+from typing import Any, Final, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from numguard.checks.check import Probe
+from numguard.checks.row_samples import sampled_rows
+from numguard.numerics.error_bounds.summation_bounds import sum_bound
+from numguard.numerics.formats import accumulator_dtype, unit_roundoff
+from numguard.numerics.tree_heights import num_stored_partials, reduction_layout, summation_height
+from numguard.shadow.arithmetic import Arithmetic
+from numguard.shadow.call import OpCall
+from numguard.shadow.comparison import NotCovered
+
+CHUNK: Final = 1 << 17  # elements that are converted to float64 at once: 1 MiB, within a core's own cache
+FLOATS: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+
+Terms = Callable[[Tensor], Iterator[Tensor]]
+
+
+class Growth(NamedTuple):
+    """Errors of a sum relative to the sum of absolute values; the permissive one None where it is the strict one."""
+
+    strict: float
+    permissive: float | None
+
+
+class Rows(NamedTuple):
+    """Some results of a reduction and what they were made of.
+
+    Attributes
+    ----------
+    source
+        View of the caller's tensor, kept dimensions first; at least one more follows.
+    num_kept
+        How many dimensions are kept.
+    result
+        The results, of the kept dimensions' shape.
+    num_terms
+        Elements per result.
+    growth
+        Of a sum of these rows by the kernel behind ``torch.sum``.
+    """
+
+    source: Tensor
+    num_kept: int
+    result: Tensor
+    num_terms: int
+    growth: Growth
+
+
+def require_numbers(*tensors: Tensor) -> None:
+    """Raise NotCovered for complex, sparse, nested, quantized and meta tensors and dtypes without known rounding."""
+    for tensor in tensors:
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized:
+            raise NotCovered(f"{str(tensor.layout).removeprefix('torch.')} or quantized tensors")
+        if tensor.device.type == "meta":
+            raise NotCovered("meta tensors hold no numbers")
+        if tensor.dtype.is_complex:
+            raise NotCovered("complex numbers")
+        if tensor.dtype not in FLOATS and tensor.dtype not in INTEGERS:
+            raise NotCovered(f"{str(tensor.dtype).removeprefix('torch.')} numbers")
+
+
+def model_of(tensor: Tensor) -> Literal["calibrated", "assumed"]:
+    """Return what a bound assumes of the implementation, in the words of ``Finding.model``."""
+    return "calibrated" if tensor.device.type == "cpu" else "assumed"
+
+
+def keep_overwritten(call: OpCall, probe: Probe) -> Tensor | None:
+    """Copy the input of a call whose ``out=`` lies in the same memory."""
+    source, out = call["self"], call.arguments.get("out")
+    if not isinstance(out, Tensor) or source.layout != torch.strided or out.layout != torch.strided:
+        return None
+    same = source.untyped_storage().data_ptr() == out.untyped_storage().data_ptr()
+    return source.detach().clone(memory_format=torch.preserve_format) if same else None
+
+
+def rows_of(source: Tensor, result: Tensor, dims: Any, probe: Probe, *, cost: float, stores_runs: bool = False) -> Rows:
+    """Return the rows of a reduction over ``dims`` that the probe picks, with their results.
+
+    Parameters
+    ----------
+    source, result
+        Input and output of the operator.
+    dims
+        Reduced dimensions: a number, several, or None or none for all.
+    probe
+        Picks whole results; a single result is taken whatever it costs.
+    cost
+        Operations per element of ``source``.
+    stores_runs
+        True where the kernel adds every run of adjacent elements to a result in 16 bits, as that of ``nansum`` does;
+        those of ``sum`` and ``mean`` keep a float32 copy of such results (``should_use_acc_buffer`` in
+        ``aten/src/ATen/native/ReduceOpsUtils.h``).
+
+    Raises
+    ------
+    NotCovered
+        As :func:`require_numbers`, and where the result's shape is not that of a reduction.
+    """
+    require_numbers(source, result)
+    source, result = source.detach(), result.detach()
+    listed = () if dims is None else (dims,) if isinstance(dims, int) else tuple(dims)
+    kept, reduced = _dimensions(source.dim(), listed)
+    shape = [source.shape[dim] for dim in kept]
+    num_terms = prod([source.shape[dim] for dim in reduced])
+    if result.numel() != prod(shape):
+        raise NotCovered(f"a result of shape {tuple(result.shape)} for an input of shape {tuple(source.shape)}")
+    growth = _growth(source, result.dtype, reduced, stores_runs)
+    view = source.permute(*kept, *reduced) if source.dim() else source.reshape(1)
+    if len(shape) == view.dim():
+        view = view.unsqueeze(-1)
+    flat = result.reshape(shape)
+    if num_terms * cost * prod(shape) > probe.limit:
+        picked = sampled_rows(tuple(shape), cost * max(1, num_terms), probe)
+        view, flat = view[picked], flat[picked]
+    return Rows(view, len(shape), flat, num_terms, growth)
+
+
+def row_totals(rows: Tensor, num_kept: int, terms: Terms, arithmetic: Arithmetic) -> tuple[list[Tensor], int]:
+    """Return totals over all but the first ``num_kept`` dimensions, and the additions that a term passed through.
+
+    Parameters
+    ----------
+    rows
+        Kept dimensions first, any real dtype.
+    terms
+        Yields what is to be added up, in float64, from a piece of ``rows``.
+    arithmetic
+        The route.
+    """
+    if rows.numel() <= CHUNK:
+        dims = tuple(range(num_kept, rows.dim()))
+        return [arithmetic.total(part, dims, False) for part in terms(rows)], arithmetic.height(_terms_in(rows, dims))
+    shape = list(rows.shape)
+    dim = shape.index(max(shape))
+    step = max(1, shape[dim] * CHUNK // rows.numel())
+    parts = [row_totals(piece, num_kept, terms, arithmetic) for piece in torch.split(rows, step, dim=dim)]
+    height = max(part[1] for part in parts)
+    columns = list(zip(*(part[0] for part in parts), strict=True))
+    if dim < num_kept:
+        return [torch.cat(column, dim=dim) for column in columns], height
+    return [_added(column) for column in columns], height + len(parts) - 1
+
+
+def _added(parts: Sequence[Tensor]) -> Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _terms_in(rows: Tensor, dims: tuple[int, ...]) -> int:
+    return prod([rows.shape[dim] for dim in dims])
+
+
+@lru_cache(maxsize=4096)
+def _dimensions(rank: int, dims: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    reduced = {dim % rank for dim in dims} if dims and rank else set(range(rank))
+    return tuple(dim for dim in range(rank) if dim not in reduced), tuple(sorted(reduced))
+
+
+def _growth(source: Tensor, dtype: torch.dtype, reduced: tuple[int, ...], stores_runs: bool) -> Growth:
+    """Return the growth of a sum in ``dtype``, to which the kernel casts the input first where it differs."""
+    if dtype not in FLOATS:
+        return Growth(0.0, None)
+    strides = source.stride()
+    if dtype != source.dtype and not source.is_contiguous():
+        strides = torch.empty_like(source, dtype=dtype, device="meta").stride()  # the cast may have changed them
+    key = tuple(source.shape), strides, reduced, dtype, source.device.type, torch.get_num_threads()
+    return _growth_of(*key, stores_runs)
+
+
+@lru_cache(maxsize=4096)
+def _growth_of(
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    reduced: tuple[int, ...],
+    dtype: torch.dtype,
+    device_type: str,
+    num_threads: int,
+    stores_runs: bool,
+) -> Growth:
+    layout = reduction_layout(shape, strides, reduced)
+    on_cpu, n, unit = device_type == "cpu", layout.num_terms, unit_roundoff(accumulator_dtype(dtype))
+    height = max(0, n - 1)
+    if on_cpu:
+        height = summation_height(
+            n, dtype=dtype, num_threads=num_threads, adjacent=layout.adjacent, num_chunks=layout.num_chunks
+        )
+    strict = float(sum_bound(1.0, height, unit, num_terms=n))
+    chunks = layout.num_chunks if stores_runs else 1
+    stores = num_stored_partials(n, dtype=dtype, device_type=device_type, num_threads=num_threads, num_chunks=chunks)
+    if not stores:
+        return Growth(strict, None)
+    stored = sum_bound(
+        1.0, height, unit, num_terms=n, num_stored_partials=stores, storage_roundoff=unit_roundoff(dtype)
+    )
+    return Growth(strict, float(stored))

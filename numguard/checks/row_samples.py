@@ -1,0 +1,42 @@
+"""Which rows of a call are checked: one slice per dimension, so that a sample is a view."""
+
+from dataclasses import replace
+
+from torch import Size, Tensor
+
+from numguard.checks.check import Probe
+
+
+def sampled_rows(shape: Size | tuple[int, ...], cost: float, probe: Probe) -> tuple[slice, ...]:
+    """Return one slice for every dimension of ``shape`` so that the rows they pick stay within the probe's limit.
+
+    Parameters
+    ----------
+    shape
+        Sizes of the dimensions that number the rows.
+    cost
+        Operations that one row costs.
+    probe
+        Limit and offset; every row is reached by some offset.
+
+    Notes
+    -----
+    The longest dimension is thinned first. What the offset leaves over inside its step picks the rows of the next.
+    """
+    slices = [slice(None)] * len(shape)
+    remaining = cost
+    for size in shape:
+        remaining *= size
+    for dim in sorted(range(len(shape)), key=lambda number: -shape[number]):
+        if remaining <= probe.limit or not shape[dim]:
+            break
+        picked = probe.rows(shape[dim], remaining / shape[dim])
+        slices[dim] = picked
+        remaining *= len(range(shape[dim])[picked]) / shape[dim]
+        probe = replace(probe, offset=probe.offset * (picked.step or 1) % 1.0)
+    return tuple(slices)
+
+
+def last(tensor: Tensor, dim: int) -> Tensor:
+    """Return a view with ``dim`` last; a number becomes a row of one element."""
+    return tensor.movedim(dim, -1) if tensor.dim() else tensor.reshape(1)

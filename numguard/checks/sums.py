@@ -1,0 +1,176 @@
+"""Sums and means, also those that skip NaN: ``sum.dim_IntList`` is what the backward of broadcasting runs."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from numguard.checks.check import Check, Probe
+from numguard.checks.integer_products import exact_comparison
+from numguard.checks.integer_totals import joined, limbs_of
+from numguard.checks.reduced_rows import Rows, Terms, keep_overwritten, model_of, row_totals, rows_of
+from numguard.checks.sum_examples import MEAN, NANSUM, SUM
+from numguard.numerics.error_bounds.reduction_bounds import row_mean_bound, row_sum_bound
+from numguard.numerics.formats import accumulator_dtype, unit_roundoff
+from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
+from numguard.shadow.call import OpCall
+from numguard.shadow.comparison import Comparison, NotCovered
+
+COST: Final = 2.0  # the value and its magnitude, per element
+
+
+def _terms(dtype: torch.dtype, skips_nan: bool) -> Terms:
+    """Return what yields the numbers that a kernel with results of ``dtype`` adds, and their magnitudes.
+
+    In float64 a zero for every finite number besides: it tells an infinite total from one that has overflowed.
+    """
+
+    def terms(piece: Tensor) -> Iterator[Tensor]:
+        wide = piece.to(dtype).to(torch.float64)
+        if skips_nan:
+            wide = torch.where(wide.isnan(), 0.0, wide)
+        yield wide
+        yield wide.abs()
+        if dtype == torch.float64:
+            yield wide - wide
+
+    return terms
+
+
+def _judge_sum(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
+    return _judge(call, captured, probe, skips_nan=False)
+
+
+def _judge_nansum(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
+    return _judge(call, captured, probe, skips_nan=True)
+
+
+def _judge(call: OpCall, captured: Any, probe: Probe, skips_nan: bool) -> Sequence[Comparison]:
+    rows = _rows(call, captured, probe, stores_runs=skips_nan)
+    if not rows.result.numel():
+        return ()
+    if not rows.result.dtype.is_floating_point:
+        return (_integers(rows, probe),)
+    exact, mass, height = _totals(rows, probe, skips_nan)
+    largest = _largest_partial(rows)
+    growth = rows.growth
+    return (
+        Comparison(
+            output="result",
+            computed=rows.result,
+            exact=exact,
+            strict=row_sum_bound(mass, growth.strict, largest),
+            permissive=None if growth.permissive is None else row_sum_bound(mass, growth.permissive, largest),
+            shadow_error=height * SHADOW_ROUNDOFF * mass,
+            model=model_of(rows.result),
+            propagates_nonfinite=True,
+        ),
+    )
+
+
+def _judge_mean(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
+    rows = _rows(call, captured, probe, stores_runs=False)
+    if not rows.result.numel():
+        return ()
+    total, mass, height = _totals(rows, probe, skips_nan=False)
+    dtype, growth = rows.result.dtype, rows.growth
+    unit, storage = unit_roundoff(accumulator_dtype(dtype)), unit_roundoff(dtype)
+    # The sum is stored in the dtype of the result before it is divided.
+    limits = _largest_partial(rows), torch.finfo(dtype).max
+    permissive = None
+    if storage != unit:
+        relative = growth.strict if growth.permissive is None else growth.permissive
+        permissive = row_mean_bound(mass, total, rows.num_terms, relative, 2.0 * unit + storage, limits)
+    count = max(1, rows.num_terms)
+    return (
+        Comparison(
+            output="result",
+            computed=rows.result,
+            exact=total / rows.num_terms if rows.num_terms else torch.full_like(total, torch.nan),
+            strict=row_mean_bound(mass, total, rows.num_terms, growth.strict, 2.0 * unit, limits),
+            permissive=permissive,
+            shadow_error=height * SHADOW_ROUNDOFF * mass / count,
+            model=model_of(rows.result),
+            propagates_nonfinite=True,
+        ),
+    )
+
+
+def _rows(call: OpCall, captured: Tensor | None, probe: Probe, *, stores_runs: bool) -> Rows:
+    source = call["self"] if captured is None else captured
+    return rows_of(source, call.output, call.arguments.get("dim"), probe, cost=COST, stores_runs=stores_runs)
+
+
+def _largest_partial(rows: Rows) -> float:
+    """Return the largest number of the narrowest format that holds a partial sum."""
+    dtype = rows.result.dtype
+    return torch.finfo(dtype if rows.growth.permissive is not None else accumulator_dtype(dtype)).max
+
+
+def _totals(rows: Rows, probe: Probe, skips_nan: bool) -> tuple[Tensor, Tensor, int]:
+    """Return totals, totals of magnitudes, and the additions that a term of either passed through."""
+    dtype = rows.result.dtype
+    totals, height = row_totals(rows.source, rows.num_kept, _terms(dtype, skips_nan), probe.arithmetic)
+    total, mass = totals[:2]
+    for excuse in totals[2:]:
+        overflowed = (excuse == 0.0) & ~torch.isfinite(total)
+        total = torch.where(overflowed, torch.finfo(dtype).max, total)
+    return total, mass, height
+
+
+def _integers(rows: Rows, probe: Probe) -> Comparison:
+    if rows.source.dtype.is_floating_point:
+        raise NotCovered("sums of floating-point numbers as integers")
+    if rows.result.dtype == torch.bool:
+        (hits,), _ = row_totals(rows.source, rows.num_kept, _hits, probe.arithmetic)
+        return exact_comparison("result", rows.result, (hits > 0).to(torch.int64))
+    totals, _ = row_totals(rows.source, rows.num_kept, limbs_of, probe.arithmetic)
+    return exact_comparison("result", rows.result, joined(totals, rows.num_terms))
+
+
+def _hits(piece: Tensor) -> Iterator[Tensor]:
+    yield (piece != 0).to(torch.float64)
+
+
+def _cost(call: OpCall) -> float:
+    return COST * float(call["self"].numel())
+
+
+_ADVICE: Final = "Repeat this sum in float64 on another device: if they differ, drain this one or go back a build."
+
+CHECKS: tuple[Check, ...] = (
+    Check(
+        name="sum",
+        family="sums",
+        ops=("aten::sum", "aten::sum.dim_IntList", "aten::sum.IntList_out", "aten::sum.out"),
+        judge=_judge_sum,
+        capture=keep_overwritten,
+        cost=_cost,
+        silent=SUM.silent,
+        fires=SUM.fires,
+        advice=_ADVICE,
+    ),
+    Check(
+        name="mean",
+        family="sums",
+        ops=("aten::mean", "aten::mean.dim", "aten::mean.out", "aten::mean.dtype_out"),
+        judge=_judge_mean,
+        capture=keep_overwritten,
+        cost=_cost,
+        silent=MEAN.silent,
+        fires=MEAN.fires,
+        advice=_ADVICE,
+    ),
+    Check(
+        name="nansum",
+        family="sums",
+        ops=("aten::nansum", "aten::nansum.out"),
+        judge=_judge_nansum,
+        capture=keep_overwritten,
+        cost=_cost,
+        silent=NANSUM.silent,
+        fires=NANSUM.fires,
+        advice=_ADVICE,
+    ),
+)

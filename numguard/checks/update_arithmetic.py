@@ -1,0 +1,171 @@
+"""How the elementwise operators of an unfused optimizer step are judged, one tensor or lists of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from numguard.checks.check import Probe
+from numguard.checks.tensor_lists import Selection, as_arrays, groups_of_one_dtype, reason_against, select
+from numguard.numerics.error_bounds.optimizer_bounds import rounding_of
+from numguard.numerics.error_bounds.pointwise_bounds import RULES, Operands, PointwiseRule
+from numguard.shadow.call import OpCall, mutated_arguments
+from numguard.shadow.comparison import Comparison, NotCovered
+
+ELEMENT_COST: Final = 20.0  # float64 operations of value, bound and judgement per element
+
+#: Names under which overloads take their second term, and their factor.
+SECOND_TERM: Final = ("other", "end", "tensors1", "tensor1", "scalar", "scalars")
+FACTOR: Final = ("alpha", "value", "weight", "scalars")
+
+Scalar = float | Tensor | Sequence[float]
+Term = Sequence[Tensor] | Scalar
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """The arguments of one call: lists of tensors, a scalar term where the operator has one, and the factor."""
+
+    rule: PointwiseRule
+    lists: tuple[Sequence[Tensor], ...]
+    constant: Scalar | None
+    factor: Scalar
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """Selected elements of the terms of tensors of one dtype, in their own dtype, as they were before the call."""
+
+    selection: Selection
+    values: tuple[Tensor, ...]
+
+
+def _base_name(call: OpCall) -> str:
+    return str(call.overload._schema.name).removeprefix("aten::").removeprefix("_foreach_").removesuffix("_")
+
+
+def _parts(call: OpCall) -> Parts:
+    rule = RULES[_base_name(call)]
+    joined = isinstance(call["self"], list | tuple)
+    constant: Scalar | None = None
+    lists = [call["self"] if joined else [call["self"]]]
+    if rule.num_terms >= 2:
+        name = next(name for name in SECOND_TERM if name in call.arguments)
+        second = call[name]
+        is_list = isinstance(second, list | tuple) and bool(second) and isinstance(second[0], Tensor)
+        if is_list or (not joined and isinstance(second, Tensor) and second.dim()):
+            lists.append(second if is_list else [second])
+        elif not joined and isinstance(second, Tensor) and not call["self"].dim():
+            lists.append([second])
+        else:
+            constant = second
+    if rule.num_terms == 3:
+        lists.append(call["tensor2"] if joined else [call["tensor2"]])
+    factor = next((call[name] for name in FACTOR if name in call.arguments and call[name] is not constant), 1.0)
+    if not joined:
+        views = torch.broadcast_tensors(*(tensor for (tensor,) in lists))  # type: ignore[no-untyped-call]
+        lists = [[tensor] for tensor in views]
+    return Parts(rule=rule, lists=tuple(lists), constant=constant, factor=factor)
+
+
+def _reason(parts: Parts) -> str | None:
+    reason = reason_against({str(position): tensors for position, tensors in enumerate(parts.lists)})
+    if reason is None and any(len({t.dtype for t in row}) > 1 for row in zip(*parts.lists, strict=True)):
+        reason = "operands of different dtypes"
+    for scalar in (parts.constant, parts.factor):
+        values = scalar if isinstance(scalar, list | tuple) else [scalar]
+        if any(isinstance(value, complex) or (isinstance(value, Tensor) and value.is_complex()) for value in values):
+            reason = "complex scalars are not covered"
+    return reason
+
+
+def capture(call: OpCall, probe: Probe) -> tuple[Terms, ...] | None:
+    """Copy the selected elements of every term; None where they cannot be judged."""
+    parts = _parts(call)
+    if _reason(parts) is not None:
+        return None
+    return tuple(
+        Terms(selection=selection, values=tuple(selection.of(tensors) for tensors in parts.lists))
+        for numbers in groups_of_one_dtype(parts.lists[:1])
+        for selection in [select(parts.lists[0], numbers, probe, ELEMENT_COST)]
+    )
+
+
+def _spread(scalar: Scalar, selection: Selection, like: Any, xp: Any, into: Any) -> Any:
+    """Return a scalar, or one per tensor, as a number or a float64 array of the selection."""
+    if isinstance(scalar, Tensor):
+        values = scalar.double()
+        if values.numel() == 1:
+            return into(values.reshape(()))
+        return into(selection.spread(torch.stack([values[number] for number in selection.numbers])))
+    if isinstance(scalar, int | float):
+        return float(scalar)
+    numbers = [float(scalar[number]) for number in selection.numbers]
+    if len(set(numbers)) == 1:
+        return numbers[0]
+    if xp is np:
+        return np.repeat(np.array(numbers), selection.sizes)
+    return torch.cat([like.new_full((size,), number) for number, size in zip(numbers, selection.sizes, strict=True)])
+
+
+def _compare(call: OpCall, parts: Parts, before: Terms, results: Sequence[Tensor], probe: Probe) -> Comparison:
+    computed = before.selection.of(results)
+    xp, into, back = as_arrays(probe, computed.device)
+    terms = [into(value) for value in before.values]
+    if parts.constant is not None:
+        constant = _spread(parts.constant, before.selection, terms[0], xp, into)
+        terms.insert(1, _as_array(constant, terms[0], xp))
+    factor = _spread(parts.factor, before.selection, terms[0], xp, into)
+    operands = Operands(tuple(terms), factor, parts.constant is not None)
+    exact = parts.rule.value(xp, operands)
+    narrow = parts.rule.rounds and computed.dtype in (torch.float16, torch.bfloat16)
+
+    def bound(constants_in_dtype: bool) -> Tensor | float:
+        rounding = rounding_of(computed.dtype, constants_in_dtype=constants_in_dtype)
+        error = parts.rule.error(xp, operands, exact, rounding)
+        return error if isinstance(error, float) else back(error)
+
+    name = mutated_arguments(call.overload)[0] if mutated_arguments(call.overload) else "result"
+    return Comparison(
+        output=before.selection.label(name) if isinstance(call["self"], list | tuple) else name,
+        computed=computed,
+        exact=back(exact),
+        strict=bound(False),
+        permissive=bound(True) if narrow else None,
+        model="calibrated" if narrow else "proved",
+        rounds_output=parts.rule.rounds,
+        propagates_nonfinite=computed.dtype != torch.float64,
+        segments=before.selection.segments(name),
+    )
+
+
+def _as_array(constant: Any, like: Any, xp: Any) -> Any:
+    """Return a scalar as an array that keeps the namespace of the terms."""
+    if isinstance(constant, float):
+        return np.float64(constant) if xp is np else like.new_full((), constant)
+    return constant
+
+
+def judge(call: OpCall, captured: tuple[Terms, ...] | None, probe: Probe) -> list[Comparison]:
+    """Compare the results of one elementwise operator, or of a list of them, with their shadows."""
+    parts = _parts(call)
+    if captured is None:
+        raise NotCovered(_reason(parts) or "nothing was captured before the operator wrote")
+    results = call["self"] if mutated_arguments(call.overload) else call.output
+    results = results if isinstance(results, list | tuple) else [results]
+    with np.errstate(all="ignore"):
+        return [_compare(call, parts, before, results, probe) for before in captured]
+
+
+def judge_result(call: OpCall, captured: None, probe: Probe) -> list[Comparison]:
+    """Judge an operator that overwrites nothing: its operands are read after the call."""
+    return judge(call, capture(call, probe), probe)
+
+
+def cost(call: OpCall) -> float:
+    """Return the operations of a complete shadow."""
+    tensors = call["self"] if isinstance(call["self"], list | tuple) else [call["self"]]
+    return float(ELEMENT_COST * sum(tensor.numel() for tensor in tensors))

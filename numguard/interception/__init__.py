@@ -1,0 +1,1 @@
+"""Armed steps: the dispatch mode, sampling, budget, attribution, and the inspection of single calls."""

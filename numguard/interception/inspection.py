@@ -1,0 +1,243 @@
+"""The inspection of one call: capture, run, judge along one route, confirm along another, hand on."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from time import process_time
+from typing import Any
+
+import torch
+
+from numguard.checks.check import Check, Probe
+from numguard.interception.attribution import Attribution, Origin
+from numguard.interception.budget import OwnClock
+from numguard.interception.dossier import Inspection, Judged, without_inputs
+from numguard.interception.eligibility import reason_to_skip
+from numguard.interception.mailbox import Mailbox
+from numguard.interception.nonfinite_origin import OriginSearch
+from numguard.interception.observation import Observation
+from numguard.interception.sampling import Sampler
+from numguard.interception.sites import SiteTable
+from numguard.interception.suspicion import Jury
+from numguard.shadow.arithmetic import Arithmetic
+from numguard.shadow.call import OpCall, bind, tensors_in
+from numguard.shadow.comparison import Comparison, NotCovered
+from numguard.shadow.routes import routes_for
+from numguard.shadow.verdict import WIDTH, Verdict, evaluate, evaluate_on_host
+
+log = logging.getLogger(__name__)
+
+EXHAUSTIVE_LIMIT = float(1 << 30)  # multiply-adds of one shadow when every call is checked
+SECONDS_PER_OPERATION = 1e-8  # of a shadow that reads elements, on one core; sets how much of a call a quota buys
+LEAST_OPERATIONS, MOST_OPERATIONS = float(1 << 12), float(1 << 22)
+
+
+class Inspector:
+    """Checks the calls that the sampler wants, and reports what fails.
+
+    Parameters
+    ----------
+    table
+        Checks by overload.
+    admits
+        Tells from the origin of a call whether the user wants its module checked.
+    report
+        Takes observations.
+    fault
+        Takes ``(stage, error)`` when numguard itself fails: training goes on.
+    masses
+        Takes a judged optimizer call and its comparisons, for the lost updates; may be None.
+    """
+
+    def __init__(
+        self,
+        *,
+        table: Mapping[torch._ops.OpOverload, tuple[Check, ...]],
+        attribution: Attribution,
+        sites: SiteTable,
+        sampler: Sampler,
+        mailbox: Mailbox,
+        clock: OwnClock,
+        admits: Callable[[Origin, str], bool],
+        report: Callable[[Observation], None],
+        fault: Callable[[str, BaseException], None],
+        masses: Callable[[OpCall, Any, Sequence[Comparison], Origin], None] | None = None,
+        origins: OriginSearch | None = None,
+    ) -> None:
+        self.table, self._attribution, self._sites, self._sampler = table, attribution, sites, sampler
+        self._mailbox, self._clock, self._admits = mailbox, clock, admits
+        self._report, self._fault, self._masses = report, fault, masses
+        self._jury = Jury(report)
+        self.origins = origins
+        self.searching = False
+        self.exhaustive = False
+        self.immediate = True
+        self.device_type: str | None = None
+        self.step = 0
+        self.num_checks = 0
+        self.num_judged = 0
+        self.num_looked_at = 0
+        self.check_seconds = 0.0
+        self.uncovered: Counter[str] = Counter()
+        self._order = 0
+
+    def begin_step(self, step: int, *, exhaustive: bool) -> None:
+        """Prepare for an armed step; an exhaustive one also searches for the origin of a non-finite value."""
+        self.step, self.exhaustive, self.searching = step, exhaustive, exhaustive
+        self.num_looked_at, self.check_seconds = 0, 0.0
+        self._attribution.start_step()
+        if exhaustive and self.origins is not None:
+            self.origins.start_step()
+
+    def begin_private(self) -> Callable[[], None]:
+        """Check every call until the returned function is called: for numguard's own planted call, between steps."""
+        state = (self.exhaustive, self.searching)
+        self.exhaustive, self.searching = True, False
+        resume = self._sampler.take_everything()
+
+        def restore() -> None:
+            self.exhaustive, self.searching = state
+            resume()
+
+        return restore
+
+    # -- the observer ------------------------------------------------------------------------------------------
+
+    def observe(self, func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run an operator, exactly once and outside every ``try``, and check it if it is its turn."""
+        inspection: Inspection | None = None
+        origin: Origin | None = None
+        try:
+            checks = self.table.get(func, ())
+            if self.exhaustive or self._sampler.may_want(func):
+                origin = self._attribution.origin()
+                if checks:
+                    inspection = self._begin(func, checks, args, kwargs, origin)
+            elif checks and checks[0].family != "optimizers":
+                self._attribution.origin()  # its backward will ask where it came from
+            self.num_looked_at += 1
+        except Exception as error:
+            self._fault("interception", error)
+        output = func(*args, **kwargs)
+        if inspection is None and not self.searching:
+            return output
+        with self._clock:
+            try:
+                if self.searching and self.origins is not None and origin is not None:
+                    self.origins.note(func, args, kwargs, output, origin)
+                if inspection is not None:
+                    self._judge_all(inspection, output)
+            except Exception as error:
+                self._fault("check", error)
+        return output
+
+    def _begin(
+        self,
+        func: torch._ops.OpOverload,
+        checks: tuple[Check, ...],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        origin: Origin,
+    ) -> Inspection | None:
+        phases = checks[0].phases
+        if (phases is not None and origin.phase not in phases) or not self._admits(origin, checks[0].name):
+            return None
+        reason = reason_to_skip(args, kwargs)
+        if reason is not None:
+            self.uncovered[f"{checks[0].name}: {reason}"] += 1
+            return None
+        site = self._sites.at(func, tuple(check.name for check in checks), origin, args, kwargs)
+        if not self._sampler.wants(site):
+            return None
+        limit = EXHAUSTIVE_LIMIT
+        if not self.exhaustive:
+            limit = self._sampler.seconds_per_check / SECONDS_PER_OPERATION
+            limit = min(max(limit, LEAST_OPERATIONS), MOST_OPERATIONS)
+        call = OpCall(overload=func, arguments=bind(func, args, kwargs))
+        probe = Probe(arithmetic=self._route(checks[0], call)[0], limit=limit, offset=self._sampler.offset())
+        before = self._clock.seconds
+        try:
+            with self._clock, torch.no_grad():
+                captured = [check.capture(call, probe) if check.capture else None for check in checks]
+        except NotCovered as reason_given:
+            self._excuse(checks[0], reason_given)
+            return None
+        self._sampler.charge(self._clock.seconds - before)
+        return Inspection(
+            site=site, checks=checks, call=call, captured=tuple(captured), probe=probe, args=args, kwargs=kwargs
+        )
+
+    def _route(self, check: Check, call: OpCall) -> tuple[Arithmetic, Arithmetic]:
+        if self.device_type is not None:
+            return routes_for(check.family, self.device_type)
+        device = next((t.device.type for value in call.arguments.values() for t in tensors_in(value)), "cpu")
+        return routes_for(check.family, device)
+
+    def _excuse(self, check: Check, reason: NotCovered) -> None:
+        self.uncovered[f"{check.name}: {reason}"] += 1
+
+    # -- judging -----------------------------------------------------------------------------------------------
+
+    def _judge_all(self, inspection: Inspection, output: Any) -> None:
+        call = OpCall(overload=inspection.call.overload, arguments=inspection.call.arguments, output=output)
+        began = process_time()
+        for check, captured in zip(inspection.checks, inspection.captured, strict=True):
+            try:
+                self._judge(inspection, check, call, captured)
+            except NotCovered as reason:
+                self._excuse(check, reason)
+        seconds = process_time() - began
+        self._sampler.charge(seconds)
+        self.check_seconds += seconds
+        inspection.site.record(seconds)
+        inspection.site.last_checked_step = self.step
+
+    def _judge(self, inspection: Inspection, check: Check, call: OpCall, captured: Any) -> None:
+        with torch.no_grad():
+            comparisons = list(check.judge(call, captured, inspection.probe))
+            if not comparisons:
+                return
+            weigh = evaluate_on_host if self.immediate else evaluate
+            vectors = [weigh(comparison) for comparison in comparisons]
+            if self._masses is not None and inspection.site.origin.phase == "optimizer":
+                self._masses(call, captured, comparisons, inspection.site.origin)
+            self.num_checks += 1
+            self._order += 1
+            judged = Judged(
+                inspection=inspection,
+                check=check,
+                captured=captured if self.immediate else None,
+                names=tuple(comparison.output for comparison in comparisons),
+                segments=tuple(comparison.segments for comparison in comparisons),
+                models=tuple(comparison.model for comparison in comparisons),
+                exact=tuple(not comparison.rounds_output for comparison in comparisons),
+                step=self.step,
+                order=self._order,
+            )
+            if self.immediate:
+                self._mailbox.post(torch.cat(vectors), lambda numbers: self._deliver(judged, numbers, call))
+                return
+            # The inputs may be gone when the verdict arrives: the second shadow runs now, on the same stream.
+            second = Probe(
+                arithmetic=self._route(check, call)[1], limit=inspection.probe.limit, offset=inspection.probe.offset
+            )
+            vectors += [evaluate(comparison) for comparison in check.judge(call, captured, second)]
+            judged = without_inputs(judged)
+            self._mailbox.post(torch.cat(vectors), lambda numbers: self._deliver(judged, numbers, None))
+
+    def _deliver(self, judged: Judged, numbers: list[float], call: OpCall | None) -> None:
+        count = len(judged.names)
+        verdicts = [Verdict(*numbers[i * WIDTH : (i + 1) * WIDTH]) for i in range(len(numbers) // WIDTH)]
+        site = judged.inspection.site
+        self.num_judged += 1
+        for verdict in verdicts[:count]:
+            site.num_elements += int(verdict.num_elements)
+            if verdict.worst_ratio > site.worst_ratio:
+                site.worst_ratio = verdict.worst_ratio
+            site.worst_strict_ratio = max(site.worst_strict_ratio, verdict.worst_strict_ratio)
+            site.mean_ratio += (verdict.mean_ratio - site.mean_ratio) / max(1, site.num_checked + 1)
+        if all(v.worst_strict_ratio <= 1.0 and not v.num_overflowed and not v.wrong for v in verdicts[:count]):
+            site.last_clean_step = judged.step
+            return
+        second = verdicts[count:] or None
+        self._jury.hear(judged, verdicts[:count], second, call)

@@ -1,0 +1,195 @@
+"""Arms and disarms: which steps, with what quota, and what each of them cost."""
+
+import statistics
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from numguard.interception.budget import Budget, OwnClock
+from numguard.interception.inspection import Inspector
+from numguard.interception.mode import ArmedMode, is_innermost
+from numguard.interception.sampling import Sampler
+from numguard.interception.sites import SiteTable
+from numguard.ranks import Agreement, Schedule, interval_for
+from numguard.ranks.schedule import EPOCH, FIRST_AGREEMENT, SPARE
+
+_OPS_PER_PARAMETER: Final = 25  # of a step with an unfused optimizer, until a step has been counted
+_OPS_WITHOUT_MODEL: Final = 1500
+LOOK_SECONDS: Final = 8e-6  # to tell where a call came from and that it is not its turn, with cold caches
+_RECENT: Final = 50
+_LEAD: Final = 2  # steps between a rank's wish and the agreement
+
+
+def _is_round(step: int) -> bool:
+    return step == FIRST_AGREEMENT or (step > 0 and step % EPOCH == 0)
+
+
+class Arming:
+    """Enters the mode for the steps that are due and leaves it after them.
+
+    Parameters
+    ----------
+    schedule, budget, clock
+        In force for this run.
+    make_mode
+        Makes a mode; called for each armed step.
+    inspector, sampler, sites
+        What the mode feeds.
+    pass_seconds
+        What the mode adds to one operator that it only passes on.
+    num_parameters
+        Tensors that the optimizer updates; None if unknown.
+    agreement
+        Returns the agreement among ranks; asked when it is first needed, because the process group may come up
+        after the guard.
+    on_agreement
+        Called at the steps at which the interval may change.
+    """
+
+    def __init__(
+        self,
+        *,
+        schedule: Schedule,
+        budget: Budget,
+        clock: OwnClock,
+        make_mode: Callable[[], ArmedMode],
+        inspector: Inspector,
+        sampler: Sampler,
+        sites: SiteTable,
+        pass_seconds: float,
+        num_parameters: int | None,
+        agreement: Callable[[], Agreement],
+        on_agreement: Callable[[], None],
+    ) -> None:
+        self.schedule, self.budget, self.clock = schedule, budget, clock
+        self.sites = sites
+        self._make_mode, self._inspector, self._sampler = make_mode, inspector, sampler
+        self._pass_seconds = pass_seconds
+        num_ops = _OPS_WITHOUT_MODEL if num_parameters is None else 100 + _OPS_PER_PARAMETER * num_parameters
+        self._fixed_seconds = num_ops * (pass_seconds + LOOK_SECONDS / 2)
+        self._is_measured = False
+        self._make_agreement, self._on_agreement = agreement, on_agreement
+        self._agreement: Agreement | None = None
+        self._typical: deque[float] = deque(maxlen=_RECENT)
+        self._resting: deque[float] = deque(maxlen=_RECENT)
+        self.mode: ArmedMode | None = None
+        self._stranded: list[ArmedMode] = []
+        self.is_burst = False
+        self.burst_left = 0
+        self.num_armed = 0
+        self.num_unaffordable = 0
+        self.num_empty = 0
+        self.missed_agreements = 0
+
+    # -- deciding ----------------------------------------------------------------------------------------------
+
+    @property
+    def typical_seconds(self) -> float:
+        """Median length of the recent steps without what numguard spent in them."""
+        return statistics.median(self._typical) if self._typical else 0.0
+
+    def _wish(self) -> int:
+        if self.budget.share is None:
+            return 1
+        resting = statistics.median(self._resting) if self._resting else 0.0
+        return interval_for(self.budget.share, self.typical_seconds, resting, self._fixed_seconds)
+
+    def _agree(self, step: int) -> None:
+        """Let the interval change where all ranks change it."""
+        if _is_round(step + _LEAD):
+            self._agreement = self._agreement or self._make_agreement()
+            self._agreement.wish(str(step + _LEAD), self._wish())
+        if _is_round(step) and self._agreement is not None:
+            self._agreement.publish(str(step))
+            interval = self._agreement.agreed(str(step))
+            self._on_agreement()
+            if interval is None:
+                self.missed_agreements += 1
+            else:
+                self.schedule.interval = interval
+
+    def next_due(self, step: int, horizon: int) -> int:
+        """Return the first step after ``step`` that is armed or takes part in an agreement, at most ``horizon``."""
+        if self.burst_left > 0:
+            return step + 1
+        for ahead in range(step + 1, horizon):
+            if self.schedule.armed(ahead) or _is_round(ahead) or _is_round(ahead + _LEAD):
+                return ahead
+        return horizon
+
+    def begin_step(self, step: int) -> None:
+        """Decide about a step that begins now, and enter the mode if it is armed."""
+        self._pop_stranded()
+        exhaustive = self.budget.share is None or self.burst_left > 0
+        self.is_burst = self.burst_left > 0 and self.budget.share is not None
+        if self.burst_left > 0:
+            self.burst_left -= 1
+        elif self.budget.share is not None:
+            self._agree(step)
+        if exhaustive:
+            self._arm(step, 0.0, exhaustive=True)
+        elif self.schedule.armed(step):
+            quota = self._quota()
+            if quota > 0.0:
+                self._arm(step, quota, exhaustive=False)
+            else:
+                self.num_unaffordable += 1
+
+    def _quota(self) -> float:
+        """Return what checks may take in the coming step, negative where the mode alone is too dear."""
+        share = self.budget.share or 0.0
+        typical = self.typical_seconds
+        earned = max(0.5 * typical, SPARE * share * typical * max(1, self.schedule.interval))
+        allowed = min(SPARE * self.budget.allowance(), earned)
+        return allowed - self._fixed_seconds
+
+    def _arm(self, step: int, quota: float, *, exhaustive: bool) -> None:
+        with self.clock:
+            self._sampler.plan(self.sites, quota, exhaustive=exhaustive)
+            self._inspector.begin_step(step, exhaustive=exhaustive)
+            self.mode = self._make_mode()
+            self.mode.everything = exhaustive
+            self.num_armed += 1
+            self.mode.__enter__()  # type: ignore[no-untyped-call]
+
+    # -- leaving -----------------------------------------------------------------------------------------------
+
+    def leave(self) -> bool:
+        """Leave the mode if it is entered; return whether it was."""
+        mode, self.mode = self.mode, None
+        if mode is None:
+            return False
+        mode.active = False
+        fixed = mode.num_ops * self._pass_seconds + self._inspector.num_looked_at * LOOK_SECONDS
+        self.clock.add(fixed)
+        if mode.num_observed == 0:
+            self.num_empty += 1
+        else:
+            self._fixed_seconds = fixed if not self._is_measured else 0.5 * (self._fixed_seconds + fixed)
+            self._is_measured = True
+        self.sites.end_step()
+        if is_innermost(mode):
+            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        else:  # a mode of the user's lies above it: it passes everything on until it can be taken off
+            self._stranded.append(mode)
+        return True
+
+    def _pop_stranded(self) -> None:
+        while self._stranded and is_innermost(self._stranded[-1]):
+            self._stranded.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    def abandon(self) -> None:
+        """In a forked child: pass everything on, and leave the mode where that is possible."""
+        mode, self.mode = self.mode, None
+        for entered in [*self._stranded, *([mode] if mode else [])]:
+            entered.active = False
+        if mode is not None and is_innermost(mode):
+            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self._pop_stranded()
+
+    def end_step(self, elapsed: float, own: float, *, armed: bool) -> None:
+        """Enter the cost of a step that has ended."""
+        self.budget.end_step(elapsed, own, burst=self.is_burst and armed)
+        self._typical.append(max(0.0, elapsed - own))
+        if not armed:
+            self._resting.append(own)

@@ -1,0 +1,113 @@
+"""The way in: what a user calls."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from numguard.finding import Finding
+from numguard.session.guard import Guard
+from numguard.session.options import make_options
+from numguard.session.run import checked_optimizers
+
+
+def guard(
+    model: torch.nn.Module | None = None,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
+    *,
+    run_dir: str | os.PathLike[str] | None = None,
+    budget: float | None = 0.01,
+    checks: str | Sequence[str] | None = None,
+    modules: str | Sequence[str] | None = None,
+    skip: str | Sequence[str] | None = None,
+    regions: Any = None,
+    on_finding: str | Callable[[Finding], object] = "log",
+    trend: Any = None,
+    reference: Any = None,
+    accept: str | os.PathLike[str] | None = None,
+    capture: str = "summary",
+    seed: int = 0,
+) -> Guard:
+    """Return a guard to wrap around a training loop.
+
+    Parameters
+    ----------
+    model
+        The model that is trained, for names and for the block in which a NaN is born. Compiled, DDP and FSDP models
+        too. None leaves modules unnamed.
+    optimizer
+        The optimizer, or several.
+    run_dir
+        Directory of the event log and the report; None keeps both in memory. A second start in the same directory is
+        a new attempt of the same run.
+    budget
+        Share of step time that numguard may spend, on its own clock, over every window of 200 steps. None checks
+        every call of every checked operator of every step.
+    checks
+        Names of checks, or regular expressions that match whole names; None for all.
+    modules, skip
+        Regular expressions: only modules whose name contains a match; neither checks nor modules whose whole name
+        matches.
+    on_finding
+        ``"log"``; ``"raise"`` raises :class:`~numguard.errors.FindingError` from ``g.step`` for findings of severity
+        ``error``; or a function of one :class:`~numguard.finding.Finding`, called from ``g.step``.
+    accept
+        TOML file of accepted fingerprints: counted, not reported.
+    capture
+        ``"summary"`` records statistics and shapes, no tensor values.
+    seed
+        Picks the armed steps and the calls that are checked. The same on every rank.
+    regions, trend, reference
+        Reserved; this release accepts None only.
+
+    Returns
+    -------
+    Guard
+        A context manager; call its ``step(loss)`` once per optimizer step.
+
+    Raises
+    ------
+    UsageError
+        For an option that does not exist or cannot be: says what to type instead.
+    InputError
+        If the file of accepted fingerprints is damaged.
+
+    Notes
+    -----
+    The guarded run is the same run: loss, gradients, parameters and random numbers are those of the bare run, bit
+    for bit, wherever the bare run repeats itself. Set ``NUMGUARD=off`` in the environment to turn every guard into a
+    no-op.
+
+    Examples
+    --------
+    >>> import torch, numguard
+    >>> model = torch.nn.Linear(4, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> with numguard.guard(model, optimizer) as g:
+    ...     for _ in range(3):
+    ...         loss = model(torch.ones(2, 4)).square().mean()
+    ...         loss.backward()
+    ...         optimizer.step()
+    ...         optimizer.zero_grad()
+    ...         g.step(loss)
+    >>> [finding for finding in g.findings if finding.severity == "error"]
+    []
+    """
+    options = make_options(
+        {
+            "run_dir": run_dir,
+            "budget": budget,
+            "checks": checks,
+            "modules": modules,
+            "skip": skip,
+            "regions": regions,
+            "on_finding": on_finding,
+            "trend": trend,
+            "reference": reference,
+            "accept": accept,
+            "capture": capture,
+            "seed": seed,
+        }
+    )
+    return Guard(options, model=model, optimizers=checked_optimizers(optimizer))

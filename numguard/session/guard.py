@@ -1,0 +1,324 @@
+"""The guard: puts the rooms together around one training loop, and does nothing else."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from numguard.errors import FindingError, GuardStateError, UsageError
+from numguard.finding import Finding
+from numguard.interception.mailbox import Parcel
+from numguard.session.coverage import Coverage
+from numguard.session.nesting import entered, left
+from numguard.session.options import GuardOptions
+from numguard.session.overhead import Overhead
+from numguard.session.run import Run
+
+log = logging.getLogger("numguard")
+
+STATE_SCHEMA: Final = 1
+
+
+class Guard:
+    """Watches the numbers of one training loop. Made by :func:`numguard.guard`.
+
+    Parameters
+    ----------
+    options
+        Validated.
+    model, optimizers
+        What is trained; both may be missing.
+    send
+        Starts a copy from the device to the host; None picks by the device of the model.
+    """
+
+    def __init__(
+        self,
+        options: GuardOptions,
+        *,
+        model: torch.nn.Module | None,
+        optimizers: Sequence[torch.optim.Optimizer],
+        send: Callable[[Tensor], Parcel] | None = None,
+    ) -> None:
+        self._options, self._model, self._optimizers, self._send = options, model, tuple(optimizers), send
+        self._off = os.environ.get("NUMGUARD", "").lower() in ("off", "0", "false")
+        self._run: Run | None = None
+        self._running = False
+        self._thread = 0
+        self._step = 0
+        self._resumed: dict[str, Any] | None = None
+        self._micro: list[Any] = []
+        self._step_began = 0.0
+        self._wake = 0
+        self._suspended = 0
+        self._paused_seconds = 0.0
+
+    # -- start and stop ----------------------------------------------------------------------------------------
+
+    def start(self) -> "Guard":
+        """Begin to watch; the same as entering the ``with`` block.
+
+        Raises
+        ------
+        GuardStateError
+            If the guard runs already.
+        """
+        if self._running:
+            raise GuardStateError("guard.start() was called twice; call guard.stop() first, or make a second guard")
+        if self._off:
+            self._running = True
+            return self
+        self._run = Run(self._options, self._model, self._optimizers, self._send, self._resumed)
+        self._running, self._thread = True, threading.get_ident()
+        entered(self)
+        self._run.begin(self._step)
+        self._step_began = perf_counter()
+        self._wake = self._run.begin_step(self._step)
+        return self
+
+    def stop(self, reason: str = "stop") -> None:
+        """Finish: read what is on its way, write what is left, and leave the loop as it was. May be called twice."""
+        if not self._running:
+            return
+        self._running, self._wake = False, 0
+        if self._run is None:
+            return
+        self._run.arming.leave()
+        self._run.catch_up(self._step_began)
+        left(self)
+        self._run.finish(self._step, reason)
+        self._raise_if_asked()
+
+    def __enter__(self) -> "Guard":
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.stop()
+            return
+        try:
+            self.stop(f"exception: {type(error).__name__}")
+        except FindingError as finding:  # the user's exception goes first, ours rides along
+            error.add_note(f"numguard: {finding}")
+
+    # -- the loop ----------------------------------------------------------------------------------------------
+
+    def step(
+        self,
+        loss: Tensor | float | None = None,
+        *,
+        step: int | None = None,
+        lr: float | None = None,
+        tokens: int | None = None,
+        grad_norm: Tensor | float | None = None,
+        batch_id: str | int | None = None,
+    ) -> None:
+        """End one optimizer step and begin the next. Call it once per optimizer step.
+
+        Parameters
+        ----------
+        loss
+            The step's loss: a tensor of one element, which is never waited for, or a number. With gradient
+            accumulation give the sum or the mean, or call :meth:`micro_step` for each part.
+        step
+            Number of the step that has ended, where the loop counts by itself (after a restart, say).
+        lr, tokens, grad_norm, batch_id
+            Recorded beside the loss.
+
+        Raises
+        ------
+        GuardStateError
+            Outside the block, or from another thread than the one that started the guard.
+        FindingError
+            With ``on_finding="raise"``, for a finding of severity ``error``.
+        UsageError
+            If the loss has more than one element, or is neither a tensor nor a number.
+        """
+        run = self._run
+        if (
+            self._step + 1 < self._wake
+            and step is None
+            and loss.__class__ is Tensor
+            and grad_norm is lr is tokens is batch_id is None
+            and not self._micro
+            and threading.get_ident() == self._thread
+            and run is not None
+            and run.rest(self._step, loss)
+        ):
+            self._step += 1
+            return
+        if not self._running:
+            raise GuardStateError(
+                "guard.step() was called outside the guarded block; call it inside `with numguard.guard(...) as g:`, "
+                "or between g.start() and g.stop()"
+            )
+        if run is None or self._suspended:
+            return
+        if threading.get_ident() != self._thread:
+            raise GuardStateError(
+                "guard.step() was called from another thread than the one that started the guard, which sees only "
+                "its own thread; start a guard in this thread, or call step() from the other"
+            )
+        began = perf_counter()
+        armed = run.arming.leave()
+        with run.clock:
+            self._step_began = run.catch_up(self._step_began)
+            loss = self._whole_loss(loss)
+            if step is not None:
+                self._step = _checked_step(step)
+            extra = {"lr": lr, "tokens": tokens, "grad_norm": grad_norm, "batch_id": batch_id}
+            run.end_step(self._step, loss, began - self._step_began - self._paused_seconds, armed, extra)
+            self._step += 1
+            self._paused_seconds = 0.0
+            self._step_began = began
+            run.poll(self._step)
+        self._raise_if_asked()
+        self._wake = run.begin_step(self._step)
+
+    def micro_step(self, loss: Tensor | float) -> None:
+        """Note the loss of one part of an accumulated step; the next :meth:`step` uses their mean."""
+        if self._running and self._run is not None and not self._suspended:
+            self._micro.append(loss.detach() if isinstance(loss, Tensor) else loss)
+
+    def _whole_loss(self, loss: Tensor | float | None) -> Tensor | float | None:
+        parts, self._micro = self._micro, []
+        if loss is None and parts:
+            total = parts[0]
+            for part in parts[1:]:
+                total = total + part
+            loss = total / len(parts)
+        if isinstance(loss, Tensor):
+            if loss.numel() != 1:
+                raise UsageError(
+                    f"guard.step() got a loss of shape {tuple(loss.shape)}, which is not one number; "
+                    "give loss.mean(), or the number that you log"
+                )
+        elif loss is not None and (isinstance(loss, bool) or not isinstance(loss, int | float)):
+            raise UsageError(f"guard.step() got a loss of type {type(loss).__name__}; give a tensor or a number")
+        return loss
+
+    def _raise_if_asked(self) -> None:
+        run = self._run
+        if run is None:
+            return
+        for finding in run.take_new():
+            wanted = self._options.on_finding
+            if wanted == "raise":
+                if finding.severity == "error":
+                    raise FindingError(finding)
+            elif callable(wanted):
+                wanted(finding)
+
+    # -- on request --------------------------------------------------------------------------------------------
+
+    def arm(self, steps: int = 5) -> None:
+        """Check every call of the next steps, whatever the budget; what it costs is reported apart.
+
+        Parameters
+        ----------
+        steps
+            How many, from the next step on.
+        """
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise UsageError(f"guard.arm({steps!r}): give the number of steps, at least 1")
+        if not self._running:
+            raise GuardStateError("guard.arm() was called outside the guarded block; call it between start and stop")
+        if self._run is not None:
+            self._run.burst(self._step, steps, "g.arm")
+            self._wake = 0
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Look away inside the block, for an evaluation between two steps."""
+        run = self._run
+        if not self._running or run is None:
+            yield
+            return
+        began, self._wake = perf_counter(), 0
+        run.pause(self._step)
+        try:
+            yield
+        finally:
+            run.resume(self._step)
+            self._paused_seconds += perf_counter() - began
+
+    def suspend(self) -> None:
+        """Look away until :meth:`resume`: a nested guard calls this on the outer one."""
+        self._suspended += 1
+        self._wake = 0
+        if self._run is not None and self._suspended == 1:
+            self._run.pause(self._step)
+
+    def resume(self) -> None:
+        """Look again after :meth:`suspend`; time between the two does not count."""
+        self._suspended -= 1
+        if self._run is not None and self._suspended == 0:
+            self._run.resume(self._step)
+            self._step_began = perf_counter()
+
+    def abandon(self) -> None:
+        """In a forked child: let go of everything without writing anything."""
+        self._running, self._wake = False, 0
+        if self._run is not None:
+            self._run.abandon()
+
+    # -- results -----------------------------------------------------------------------------------------------
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Everything found so far, root causes first. Also after the block."""
+        return self._run.casebook.findings if self._run is not None else ()
+
+    @property
+    def coverage(self) -> Coverage:
+        """What was checked so far, and what was not."""
+        return self._run.coverage() if self._run is not None else Coverage.empty()
+
+    @property
+    def overhead(self) -> Overhead:
+        """What it has cost so far."""
+        return self._run.overhead() if self._run is not None else Overhead()
+
+    def report(self) -> str:
+        """Return the report as plain text: what an engineer on call needs first."""
+        if self._run is None:
+            return "numguard is switched off (NUMGUARD=off) or has not started: nothing was watched.\n"
+        return self._run.report(self._step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a later attempt of the same run needs to go on: plain JSON values."""
+        state: dict[str, Any] = {"schema": STATE_SCHEMA, "step": self._step, "seed": self._options.seed}
+        if self._run is not None:
+            state["sites"] = self._run.site_state()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`; call it before :meth:`start`.
+
+        Raises
+        ------
+        UsageError
+            If the state is not one of a guard, or the guard runs already.
+        """
+        if self._running:
+            raise GuardStateError("load_state_dict() was called on a running guard; call it before start()")
+        if not isinstance(state, dict) or state.get("schema") != STATE_SCHEMA:
+            found = state.get("schema") if isinstance(state, dict) else type(state).__name__
+            raise UsageError(f"the state has schema {found!r}; this release reads schema {STATE_SCHEMA} of a guard")
+        self._step = _checked_step(state.get("step"))
+        self._resumed = state
+
+
+def _checked_step(step: Any) -> int:
+    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 2**63:
+        raise UsageError(f"step={step!r} is not a step number; give a whole number from 0")
+    return step

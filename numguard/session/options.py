@@ -1,0 +1,110 @@
+"""What a user asks of a guard, checked once and then frozen."""
+
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from numguard.errors import UsageError
+from numguard.finding import Finding
+
+OnFinding = Literal["log", "raise"] | Callable[[Finding], object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuardOptions:
+    """Options of :func:`numguard.guard`, validated.
+
+    Parameters
+    ----------
+    run_dir
+        Where the event log goes; None keeps it in memory.
+    budget
+        Share of step time; None checks every call of every step.
+    checks
+        Names or patterns of checks; None for all.
+    modules, skip
+        Compiled patterns; None for all and none.
+    """
+
+    run_dir: Path | None = None
+    budget: float | None = 0.01
+    checks: tuple[str, ...] | None = None
+    modules: tuple[re.Pattern[str], ...] | None = None
+    skip: tuple[re.Pattern[str], ...] = ()
+    on_finding: OnFinding = "log"
+    accept: Path | None = None
+    seed: int = 0
+
+    @property
+    def exhaustive(self) -> bool:
+        """Whether every call of every step is checked."""
+        return self.budget is None
+
+
+def _patterns(name: str, value: str | Sequence[str] | None) -> tuple[re.Pattern[str], ...] | None:
+    if value is None:
+        return None
+    texts = (value,) if isinstance(value, str) else tuple(value)
+    compiled = []
+    for text in texts:
+        if not isinstance(text, str):
+            raise UsageError(f"{name}= got {text!r}, which is not a string; give module names or regular expressions")
+        try:
+            compiled.append(re.compile(text))
+        except re.error as error:
+            raise UsageError(
+                f"{name}= got {text!r}, which is not a regular expression ({error}); escape it with re.escape"
+            ) from None
+    return tuple(compiled)
+
+
+def _budget(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not 0 < value <= 1:
+        raise UsageError(
+            f"budget={value!r} is not a share of step time; give a number above 0 and at most 1, for example "
+            "budget=0.01 for one percent, or budget=None to check every call of every step"
+        )
+    return float(value)
+
+
+def make_options(arguments: Mapping[str, Any]) -> GuardOptions:
+    """Return validated options.
+
+    Raises
+    ------
+    UsageError
+        With what was given, why it is wrong, and what to type instead.
+    """
+    on_finding = arguments["on_finding"]
+    if on_finding not in ("log", "raise") and not callable(on_finding):
+        raise UsageError(f'on_finding={on_finding!r} is not known; give "log", "raise", or a function of one Finding')
+    for name, meaning in (
+        ("trend", "registered predictions"),
+        ("reference", "earlier runs as reference"),
+        ("regions", "regions"),
+    ):
+        if arguments[name] is not None:
+            raise UsageError(f"{name}= was given, but this release does not have {meaning} yet; leave it out")
+    if arguments["capture"] != "summary":
+        raise UsageError(f'capture={arguments["capture"]!r} is not available in this release; give capture="summary"')
+    seed = arguments["seed"]
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise UsageError(f"seed={seed!r} is not an integer; the same integer must be given on every rank")
+    checks = arguments["checks"]
+    run_dir, accept = arguments["run_dir"], arguments["accept"]
+    return GuardOptions(
+        run_dir=None if run_dir is None else Path(os.fspath(run_dir)),
+        budget=_budget(arguments["budget"]),
+        checks=None if checks is None else ((checks,) if isinstance(checks, str) else tuple(checks)),
+        modules=_patterns("modules", arguments["modules"]),
+        skip=_patterns("skip", arguments["skip"]) or (),
+        on_finding=on_finding,
+        accept=None if accept is None else Path(os.fspath(accept)),
+        seed=seed,
+    )

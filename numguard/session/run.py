@@ -1,0 +1,458 @@
+"""One run of a guard: every room, put together."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from numguard.checks import REGISTRY, Check, select
+from numguard.errors import UsageError
+from numguard.finding import Finding
+from numguard.interception.attribution import Attribution, Origin
+from numguard.interception.boundaries import Boundaries, watchable
+from numguard.interception.budget import Budget, OwnClock
+from numguard.interception.inspection import Inspector
+from numguard.interception.mailbox import ImmediateMailbox, Mailbox, Parcel, RingMailbox
+from numguard.interception.mode import ArmedMode, cost_of_passing
+from numguard.interception.nonfinite_origin import OriginSearch
+from numguard.interception.observation import Observation
+from numguard.interception.sampling import Sampler
+from numguard.interception.sites import SiteTable
+from numguard.ranks import Schedule, agreement_for, this_rank
+from numguard.records import EventLog, Log, MemoryLog, next_attempt, read_accepted
+from numguard.report import plain_report, summarise
+from numguard.session.arming import Arming
+from numguard.session.casebook import Casebook
+from numguard.session.check_table import table_of
+from numguard.session.coverage import Coverage, is_first_covered, site_coverage
+from numguard.session.health import Health
+from numguard.session.journal import Journal
+from numguard.session.options import GuardOptions
+from numguard.session.overhead import Overhead
+from numguard.session.resting import MOST_RESTING, SECONDS, Resting
+from numguard.session.self_test import is_planted, planted_overload
+from numguard.session.step_count import StepCount
+from numguard.session.triggers import Triggers
+from numguard.session.updates import Updates
+from numguard.session.vitals import Nonfinite, Vitals
+from numguard.session.wording import nonfinite_fields
+from numguard.shadow.call import OpCall
+from numguard.shadow.comparison import Comparison
+
+log = logging.getLogger("numguard")
+
+_BURST_AFTER_NONFINITE: Final = 2  # steps
+_MAX_AUTOMATIC_BURSTS: Final = 3  # per run: an alarm that comes every step must not make every step exhaustive
+_SELF_TEST_EVERY: Final = 1000  # steps
+
+
+class Run:
+    """Everything that lives from a guard's start to its stop.
+
+    Parameters
+    ----------
+    options, model, optimizers, send
+        As given to :class:`~numguard.session.guard.Guard`.
+    resumed
+        State of an earlier attempt, or None.
+    """
+
+    def __init__(
+        self,
+        options: GuardOptions,
+        model: torch.nn.Module | None,
+        optimizers: Sequence[torch.optim.Optimizer],
+        send: Callable[[Tensor], Parcel] | None,
+        resumed: Mapping[str, Any] | None,
+    ) -> None:
+        self.options = options
+        self.rank = this_rank()
+        self.checks = select(options.checks, ())
+        accepted = read_accepted(options.accept) if options.accept is not None else {}
+        self.casebook = Casebook(self.rank, accepted)
+        self.clock = OwnClock()
+        self.budget = Budget(options.budget)
+        self.sites = SiteTable()
+        self._hook_seconds = 0.0
+        self._new: list[Finding] = []
+        self._num_bursts = 0
+        self._num_steps = 0
+        self._first_coverage_step: int | None = None
+        self.log: Log = self._open_log()
+        self.journal = Journal(self.log, writes_steps=self.rank.rank == 0)
+        self.mailbox, immediate = self._mailbox(model, send)
+        self.origins = OriginSearch(self.mailbox)
+        self.health = Health(self)
+        self.inspector = Inspector(
+            table=table_of(self.checks) | {planted_overload(): (REGISTRY["sum"],)},
+            attribution=Attribution(_names(model)),
+            sites=self.sites,
+            sampler=(sampler := Sampler(options.seed * 1_000_003 + self.rank.rank)),
+            mailbox=self.mailbox,
+            clock=self.clock,
+            admits=self._admits,
+            report=self._observe,
+            fault=self.health.fault,
+            masses=self._masses,
+            origins=self.origins,
+        )
+        self.inspector.immediate = immediate
+        self.inspector.device_type = "accelerator" if send is not None else None
+        self.arming = Arming(
+            schedule=Schedule(seed=options.seed),
+            budget=self.budget,
+            clock=self.clock,
+            make_mode=lambda: ArmedMode(self.inspector.table, self.inspector.observe),
+            inspector=self.inspector,
+            sampler=sampler,
+            sites=self.sites,
+            pass_seconds=cost_of_passing(),
+            num_parameters=_num_parameters(model, optimizers),
+            agreement=lambda: agreement_for(this_rank().rank, this_rank().world_size, str(options.seed)),
+            on_agreement=self._thin_out,
+        )
+        self.boundaries = Boundaries(model, self._charge_hook, self._quiet) if model is not None else None
+        self.vitals = Vitals(
+            mailbox=self.mailbox,
+            immediate=immediate,
+            boundaries=self.boundaries,
+            origins=self.origins,
+            on_nonfinite=self._nonfinite,
+            on_loss=self._loss,
+        )
+        self.triggers = Triggers(options.run_dir if self.rank.rank == 0 or options.run_dir is not None else None)
+        self.step_count = StepCount(optimizers)
+        self._resumed = resumed
+        self.updates = Updates(model, optimizers, 0)
+        self._resting = Resting()
+
+    # -- construction ------------------------------------------------------------------------------------------
+
+    def _open_log(self) -> Log:
+        if self.options.run_dir is None:
+            self.attempt = 0
+            return MemoryLog()
+        self.attempt = next_attempt(self.options.run_dir, self.rank.rank)
+        return EventLog(self.options.run_dir, rank=self.rank.rank, attempt=self.attempt)
+
+    @staticmethod
+    def _mailbox(model: torch.nn.Module | None, send: Callable[[Tensor], Parcel] | None) -> tuple[Mailbox, bool]:
+        device = next((p.device for p in model.parameters()), None) if model is not None else None
+        if send is not None:
+            return RingMailbox(device or torch.device("cpu"), send), False
+        if device is not None and device.type == "cuda":
+            return RingMailbox(device), False
+        return ImmediateMailbox(), True
+
+    def _admits(self, origin: Origin, check: str) -> bool:
+        modules, skip = self.options.modules, self.options.skip
+        if modules is not None and not any(pattern.search(origin.module) for pattern in modules):
+            return False
+        return not any(pattern.fullmatch(check) or pattern.fullmatch(origin.module) for pattern in skip)
+
+    def _charge_hook(self, seconds: float) -> None:
+        self._hook_seconds += seconds
+
+    def _quiet(self, on: bool) -> None:
+        if self.arming.mode is not None:
+            self.arming.mode.active = not on
+
+    def _thin_out(self) -> None:
+        """Watch as many block boundaries as half of the budget pays for, now that the length of a step is known."""
+        if self.boundaries is not None and self.options.budget is not None:
+            self.boundaries.thin_out(watchable(self.options.budget, self.arming.typical_seconds))
+
+    # -- life --------------------------------------------------------------------------------------------------
+
+    def begin(self, step: int) -> None:
+        """Write the start, and send the planted fault through."""
+        self.triggers.start()
+        self.step_count.start()
+        self.journal.write(
+            "start",
+            step=step,
+            version=_version(),
+            torch=torch.__version__,
+            rank=self.rank.rank,
+            world_size=self.rank.world_size,
+            host=self.rank.host,
+            device=self.rank.device,
+            device_uuid=self.rank.device_uuid,
+            pid=_pid(),
+            attempt=self.attempt,
+            seed=self.options.seed,
+            budget=self.options.budget,
+            checks=sorted(check.name for check in self.checks),
+            time=time.time(),
+        )
+        if self.options.exhaustive or self.options.budget is not None:
+            self.health.test(step)
+        self.clock.seconds = 0.0  # the start is not part of any step
+
+    def begin_step(self, step: int) -> int:
+        """Arm the step that begins if it is due; return the next step that needs attention before it begins."""
+        self.arming.begin_step(step)
+        if self.arming.mode is not None or not self.inspector.immediate:
+            return 0
+        return self.arming.next_due(step, step + MOST_RESTING)
+
+    def rest(self, step: int, loss: Tensor) -> bool:
+        """Put a step aside in which nothing is due; False where it is not such a step after all."""
+        if not self._resting.take(step, loss, self._hook_seconds):
+            return False
+        self._hook_seconds = 0.0
+        if self.boundaries is not None:
+            self.boundaries.end_step()
+        return True
+
+    def catch_up(self, began: float) -> float:
+        """Enter the steps that were put aside; return when the last of them ended.
+
+        Parameters
+        ----------
+        began
+            When the first of them began.
+        """
+        for resting in self._resting.drain():
+            elapsed = max(resting.ended - began, 1e-9)
+            began = resting.ended
+            self.arming.end_step(elapsed, resting.hook_seconds + SECONDS, armed=False)
+            self._num_steps += 1
+            self.journal.step(resting.step, resting.loss, elapsed, self.budget.own_seconds, False, {})
+        return began
+
+    def end_step(self, step: int, loss: Any, elapsed: float, armed: bool, extra: Mapping[str, Any]) -> None:
+        """Close a step: numbers, cost, records, and whatever has arrived from the device."""
+        self.mailbox.flush()
+        self.mailbox.collect()
+        value = self.vitals.end_step(step, loss, searched=armed and self.inspector.searching)
+        own = self.clock.seconds + self._hook_seconds
+        self.clock.seconds = self._hook_seconds = 0.0
+        self.arming.end_step(max(elapsed, 1e-9), own, armed=armed)
+        self._num_steps += 1
+        extra = {name: given for name, given in extra.items() if given is not None}
+        if isinstance(extra.get("grad_norm"), Tensor):
+            del extra["grad_norm"]  # reading it could wait for the device
+        self.journal.step(step, value, elapsed, self.budget.own_seconds, armed, extra)
+        if armed:
+            self.health.watch(step)
+            if self._first_coverage_step is None and len(self.sites) and is_first_covered(self.sites):
+                self._first_coverage_step = step
+        self._write_findings()
+        if self.journal.is_coverage_due():
+            self._write_coverage(step)
+            if self.inspector.immediate:
+                self._write_updates(step)
+
+    def poll(self, step: int) -> None:
+        """Between two steps: requests from outside, and the planted fault now and then."""
+        self.step_count.stepped()
+        asked = self.triggers.asked()
+        if asked is not None:
+            self.burst(step, *asked)
+        unnoticed = self.step_count.complaint()
+        if unnoticed is not None:
+            self.health.degrade(step, "steps", unnoticed, "Call g.step(loss) once after every optimizer step.")
+        if step and step % _SELF_TEST_EVERY == 0:
+            self.health.test(step)
+
+    def burst(self, step: int, steps: int, reason: str) -> None:
+        """Make the next steps exhaustive."""
+        self.arming.burst_left = max(self.arming.burst_left, steps)
+        self.journal.write("burst", step=step, reason=reason, steps=steps)
+
+    def pause(self, step: int) -> None:
+        """Leave the mode, silence the hooks."""
+        self.arming.leave()
+        if self.boundaries is not None:
+            self.boundaries.enabled = False
+        self.journal.write("pause", step=step)
+
+    def resume(self, step: int) -> None:
+        """Let the hooks speak again; the mode is entered with the next armed step."""
+        if self.boundaries is not None:
+            self.boundaries.enabled = True
+        self.journal.write("resume", step=step)
+
+    def finish(self, step: int, reason: str) -> None:
+        """Read and write what is left; leave the model as it was."""
+        self.mailbox.close()
+        self.health.test(step)
+        self.health.close(step)
+        if self.boundaries is not None:
+            self.boundaries.remove()
+        self.triggers.stop()
+        self.step_count.stop()
+        self._write_updates(step)
+        self._write_findings(at_end=True)
+        self.journal.flush_steps()
+        self._write_coverage(step)
+        self.journal.write("stop", step=step, time=time.time(), reason=reason)
+        self.log.close()
+
+    def abandon(self) -> None:
+        """Let go in a forked child, touching nothing that is shared with the parent."""
+        self.arming.abandon()
+        if self.boundaries is not None:
+            self.boundaries.enabled = False
+
+    # -- findings ----------------------------------------------------------------------------------------------
+
+    def _observe(self, observation: Observation) -> None:
+        if is_planted(observation):
+            self.health.planted_came_out(observation)
+            return
+        self._enter(self.casebook.observe(observation))
+
+    def enter(self, kind: str, key: tuple[object, ...], **fields: Any) -> None:
+        """Enter a finding that no check of a call made."""
+        self._enter(self.casebook.add(kind, key, **fields))
+
+    def _enter(self, entered: tuple[Finding, bool] | None) -> None:
+        if entered is None or not entered[1]:
+            return
+        finding = entered[0]
+        self._new.append(finding)
+        level = logging.ERROR if finding.severity == "error" else logging.WARNING
+        log.log(level, "%s", finding)
+        self._write_findings()
+
+    def take_new(self) -> list[Finding]:
+        """Return the findings that nobody has been told of yet."""
+        new, self._new = self._new, []
+        return new
+
+    def _write_findings(self, *, at_end: bool = False) -> None:
+        for finding in self.casebook.unwritten_at_end() if at_end else self.casebook.unwritten():
+            self.journal.finding(finding)
+
+    def _masses(self, call: OpCall, captured: Any, comparisons: Sequence[Comparison], origin: Origin) -> None:
+        self.updates.add(self.inspector.step, call, captured, comparisons, origin)
+
+    def _write_updates(self, step: int) -> None:
+        shares = self.updates.shares()
+        if shares:
+            self.journal.write("lost_updates", step=step, shares=shares, window=self.updates.window())
+            self.updates.report(step, self.enter)
+
+    def _nonfinite(self, found: Nonfinite) -> None:
+        fields = nonfinite_fields(found)
+        self.enter("nonfinite", (fields["op"], fields["module"], found.what), **fields)
+        if self.vitals.num_nonfinite == 1:
+            self.journal.write(
+                "origin",
+                step=found.step,
+                block=found.block.block if found.block else "",
+                phase=str(fields["phase"]),
+                detail=str(fields["message"]),
+            )
+        if self._num_bursts < _MAX_AUTOMATIC_BURSTS and not self.options.exhaustive:
+            self._num_bursts += 1
+            self.burst(found.step + 1, _BURST_AFTER_NONFINITE, "nonfinite")
+
+    def _loss(self, step: int, loss: float) -> None:
+        if not self.inspector.immediate:
+            self.journal.set_loss(step, loss)
+
+    # -- results -----------------------------------------------------------------------------------------------
+
+    def coverage(self) -> Coverage:
+        """Return what was checked so far."""
+        sites = [site for site in self.sites if not site.op.startswith("numguard_selftest")]
+        return Coverage(
+            sites=tuple(site_coverage(site, self._num_steps) for site in sites),
+            uncovered=dict(self.inspector.uncovered),
+            first_coverage_step=self._first_coverage_step,
+            num_steps=self._num_steps,
+            num_armed_steps=self.arming.num_armed,
+            num_calls_seen=sum(site.num_seen for site in sites),
+            num_checks=sum(site.num_checked for site in sites),
+        )
+
+    def overhead(self) -> Overhead:
+        """Return what it has cost so far."""
+        return Overhead(
+            own_seconds=self.budget.own_seconds,
+            elapsed_seconds=self.budget.elapsed_seconds,
+            burst_seconds=self.budget.burst_seconds,
+            num_steps=self._num_steps,
+            num_armed_steps=self.arming.num_armed,
+            num_checks=self.inspector.num_checks,
+            interval=self.arming.schedule.interval,
+        )
+
+    def _write_coverage(self, step: int) -> None:
+        cost = {
+            "own_seconds": self.budget.own_seconds,
+            "elapsed_seconds": self.budget.elapsed_seconds,
+            "num_armed_steps": self.arming.num_armed,
+            "num_checks": self.inspector.num_checks,
+            "budget": self.options.budget,
+        }
+        self.journal.coverage(step, self.coverage().to_fields(), cost)
+
+    def site_state(self) -> list[dict[str, Any]]:
+        """Return what a later attempt needs to know of the sites."""
+        return [
+            {"op": site.op, "module": site.origin.module, "checked": site.num_checked, "seen": site.num_seen}
+            for site in self.sites
+        ]
+
+    def report(self, step: int) -> str:
+        """Return the plain-text report of this rank so far."""
+        self.journal.flush_steps()
+        self._write_coverage(step)
+        return plain_report(summarise(self.log.records()))
+
+
+def _names(model: torch.nn.Module | None) -> dict[int, str]:
+    if model is None:
+        return {}
+    names = {}
+    for name, module in model.named_modules():
+        plain = ".".join(part for part in name.split(".") if part not in ("_orig_mod", "_checkpoint_wrapped_module"))
+        names[id(module)] = plain or type(module).__name__
+    return names
+
+
+def _num_parameters(model: torch.nn.Module | None, optimizers: Sequence[torch.optim.Optimizer]) -> int | None:
+    if optimizers:
+        return sum(len(group["params"]) for optimizer in optimizers for group in optimizer.param_groups)
+    return sum(1 for _ in model.parameters()) if model is not None else None
+
+
+def _pid() -> int:
+    import os
+
+    return os.getpid()
+
+
+def _version() -> str:
+    try:
+        return version("numguard-torch")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def checked_optimizers(optimizer: Any) -> tuple[torch.optim.Optimizer, ...]:
+    """Return the optimizers that a user gave as one, as several, or as None.
+
+    Raises
+    ------
+    UsageError
+        If something among them has no ``step`` and ``param_groups``.
+    """
+    if optimizer is None:
+        return ()
+    given = tuple(optimizer) if isinstance(optimizer, list | tuple) else (optimizer,)
+    for one in given:
+        if not hasattr(one, "param_groups") or not callable(getattr(one, "step", None)):
+            raise UsageError(f"optimizer= got a {type(one).__name__}; give a torch optimizer, or a list of them")
+    return given
+
+
+__all__ = ["Check", "Run", "checked_optimizers"]

@@ -1,0 +1,56 @@
+"""Counts the optimizer's steps, to notice a loop that never tells the guard about its own."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
+
+_PATIENCE: Final = 40  # steps of each optimizer without one of the guard: no accumulation takes that many
+
+
+class StepCount:
+    """Counts optimizer steps since the guard's last step.
+
+    Parameters
+    ----------
+    optimizers
+        Whose steps count; all of the process where none are known.
+    """
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self._optimizers = optimizers
+        self._handles: list[RemovableHandle] = []
+        self._since = 0
+        self._worst = 0
+        self._said = False
+
+    def start(self) -> None:
+        """Hook the optimizers."""
+        for optimizer in self._optimizers:
+            if hasattr(optimizer, "register_step_post_hook"):
+                self._handles.append(optimizer.register_step_post_hook(self._count))
+        if not self._optimizers:
+            self._handles.append(register_optimizer_step_post_hook(self._count))
+
+    def stop(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _count(self, *_: Any) -> None:
+        self._since += 1
+        self._worst = max(self._worst, self._since)
+
+    def stepped(self) -> None:
+        """Note that the guard was told of a step."""
+        self._since = 0
+
+    def complaint(self) -> str | None:
+        """Return once what is wrong, where many optimizer steps have passed unnoticed."""
+        if self._said or self._worst < _PATIENCE * max(1, len(self._optimizers)):
+            return None
+        self._said = True
+        return f"{self._worst} optimizer steps passed without a call of g.step()"

@@ -1,0 +1,1 @@
+"""Evaluate one operator call again by another route."""

@@ -1,0 +1,1 @@
+"""What tests of users and of numguard itself build on."""

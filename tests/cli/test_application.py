@@ -1,0 +1,73 @@
+"""The command as a whole: version, help, mistakes."""
+
+import builtins
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from numguard.cli import main
+from numguard.cli.application import VERBS
+from numguard.cli.run import separate
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip()
+
+
+def test_no_verb_shows_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    text = capsys.readouterr().out
+    assert all(verb in text for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", [*VERBS])
+def test_every_verb_has_a_help_page(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    assert "--" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["dance"], ["demo", "--steps", "many"], ["demo", "--fault", "rain"], ["--loud"]])
+def test_bad_usage_is_two(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    seen = capsys.readouterr()
+    assert words[-1].strip("-") in seen.out + seen.err
+
+
+def test_without_the_extra_the_pip_command_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = builtins.__import__
+
+    def without_cyclopts(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "cyclopts":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_cyclopts)
+    assert main(["demo"]) == 2
+    assert "pip install 'numguard-torch[cli]'" in capsys.readouterr().err
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "numguard", "--help"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert "demo" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train.py"], ["--", "train.py"]),
+        (["train.py", "--seed", "3"], ["--", "train.py", "--seed", "3"]),
+        (["--seed", "3", "train.py", "-m"], ["--seed", "3", "--", "train.py", "-m"]),
+        (["--seed=3", "--exit-code", "-m", "a.b", "-x"], ["--seed=3", "--exit-code", "--", "-m", "a.b", "-x"]),
+        (["--exit-code", "--", "-odd.py"], ["--exit-code", "--", "-odd.py"]),
+        (["--help"], ["--help", "--"]),
+        ([], ["--"]),
+    ],
+)
+def test_options_end_where_the_program_begins(words: list[str], expected: list[str]) -> None:
+    assert separate(words) == expected
