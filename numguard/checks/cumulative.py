@@ -1,7 +1,7 @@
 """Cumulative sums, in place too."""
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from numguard.checks.check import Check, Probe
 from numguard.checks.cumulative_examples import CUMSUM
 from numguard.checks.integer_products import exact_comparison
 from numguard.checks.integer_totals import joined, limbs_of
-from numguard.checks.reduced_rows import model_of, require_numbers
+from numguard.checks.reduced_rows import is_narrowing, model_of, require_numbers
 from numguard.checks.row_samples import last, sampled_rows
 from numguard.numerics.error_bounds.reduction_bounds import prefix_sum_bound
 from numguard.numerics.formats import accumulator_dtype, unit_roundoff
@@ -67,27 +67,29 @@ def _judge(call: OpCall, captured: Tensor | None, probe: Probe) -> Sequence[Comp
             raise NotCovered("cumulative sums of floating-point numbers as integers, or as truth values")
         total = joined([add(limb, -1) for limb in limbs_of(source)], result.shape[-1])
         return (exact_comparison("result", result, total),)
-    return (_floats(source.to(result.dtype).to(torch.float64), result, probe.arithmetic),)
+    narrows = is_narrowing(source.dtype, result.dtype)
+    return (_floats(source.to(torch.float64), result, narrows, probe.arithmetic),)
 
 
-def _floats(x: Tensor, result: Tensor, arithmetic: Arithmetic) -> Comparison:
+def _floats(x: Tensor, result: Tensor, narrows: bool, arithmetic: Arithmetic) -> Comparison:
     exact, mass = arithmetic.prefix_totals(x, -1), arithmetic.prefix_totals(x.abs(), -1)
     if result.dtype == torch.float64:
         overflowed = (arithmetic.prefix_totals(x - x, -1) == 0.0) & ~torch.isfinite(exact)
         exact = torch.where(overflowed, torch.finfo(result.dtype).max, exact)
     length = result.shape[-1]
     position = torch.arange(length, dtype=torch.float64, device=x.device)
-    strict, permissive = (
-        prefix_sum_bound(mass, position, unit_roundoff(dtype), torch.finfo(narrowest).max)
-        for narrowest in (_accumulators(result).permissive,)
-        for dtype in _accumulators(result)
-    )
+    kinds = _accumulators(result)
+    limits = torch.finfo(result.dtype if narrows else kinds.permissive)
+    strict, permissive = (prefix_sum_bound(mass, position, unit_roundoff(kind), limits.max) for kind in kinds)
+    if narrows:  # once per element; twice the unit roundoff allows for its part in the errors of the additions
+        cast = 2.0 * unit_roundoff(result.dtype) * mass + length * limits.smallest_normal
+        strict, permissive = strict + cast, permissive + cast
     return Comparison(
         output="result",
         computed=result,
         exact=exact,
         strict=strict,
-        permissive=permissive,
+        permissive=None if kinds.strict == kinds.permissive else permissive,
         shadow_error=arithmetic.height(length) * SHADOW_ROUNDOFF * mass,
         model=model_of(result),
         propagates_nonfinite=True,

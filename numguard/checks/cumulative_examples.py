@@ -48,7 +48,9 @@ CUMSUM: Final = Examples(
         Example(name="columns", call=_COLUMNS),
         Example(name="middle", call=calling(aten.cumsum.default, normal(4, 50, 3), -2)),
         Example(name="strided", call=calling(aten.cumsum.default, laid_out(normal(8, 90), lambda x: x[::2, ::3]), 1)),
-        Example(name="expanded", call=calling(aten.cumsum.default, laid_out(normal(1, 7), lambda x: x.expand(9, 7)), 0)),
+        Example(
+            name="expanded", call=calling(aten.cumsum.default, laid_out(normal(1, 7), lambda x: x.expand(9, 7)), 0)
+        ),
         Example(name="more than a block", call=calling(aten.cumsum.default, normal(2, 2500), 1)),
         Example(name="swamping", call=calling(aten.cumsum.default, swamping(3000), 1)),
         Example(name="constant", call=calling(aten.cumsum.default, constant(1.0, 2, 2048), 1)),
@@ -81,9 +83,7 @@ CUMSUM: Final = Examples(
         Example(name="nan", call=_ROWS, corrupt=planted_faults.planted_nan),
         Example(name="nan in place", call=calling(aten.cumsum_.default, normal(6, 30), 1), corrupt=_in_place_nan),
         Example(name="hidden nan", call=calling(aten.cumsum.default, nonfinite(torch.nan), 1), corrupt=hidden),
-        Example(
-            name="stops at 256", call=calling(aten.cumsum.default, constant(1.0, 2, 2048), 1), corrupt=_stopped
-        ),
+        Example(name="stops at 256", call=calling(aten.cumsum.default, constant(1.0, 2, 2048), 1), corrupt=_stopped),
         Example(
             name="off by one",
             call=calling(aten.cumsum.default, normal(7, 9), 1),

@@ -2,7 +2,7 @@
 
 A bound on sums that are kept in 16 bits soon exceeds the sum itself. Where the order is known, the same additions give
 the same bits, and one dropped term shows. Each replay is proved on private data by the check that uses it before a
-difference counts (:func:`numguard.checks.losses.replays`, :func:`numguard.checks.normalisation.replays`).
+difference counts (:func:`numguard.checks.losses.replays`, :func:`numguard.checks.normalisation_replay.replays`).
 """
 
 from typing import Final

@@ -44,7 +44,7 @@ def _numpy_mantissas(mantissa: Tensor) -> _Scaled:
             values = np.multiply.reduceat(values, np.arange(0, values.shape[-1], _BLOCK), axis=-1)
             values, shifts = np.frexp(values)
             exponent = exponent + np.add.reduce(np.where(np.isfinite(values), shifts, 0), axis=-1)
-    return _Scaled(torch.from_numpy(np.ascontiguousarray(values[..., 0])), torch.from_numpy(np.asarray(exponent)))
+    return _Scaled(torch.from_numpy(np.array(values[..., 0])), torch.from_numpy(np.asarray(exponent)))
 
 
 def _halved_mantissas(mantissa: Tensor, arithmetic: Arithmetic) -> _Scaled:
@@ -85,7 +85,9 @@ def row_products(x: Tensor, arithmetic: Arithmetic) -> Tensor:
 def _reach(x: Tensor, arithmetic: Arithmetic) -> ProductRange:
     logarithm = torch.where(x == 0.0, 0.0, x.abs().log2())
     dims = (x.dim() - 1,)
-    return ProductRange(*(arithmetic.total(part, dims, False) for part in (logarithm.clamp(min=0), logarithm.clamp(max=0))))
+    return ProductRange(
+        *(arithmetic.total(part, dims, False) for part in (logarithm.clamp(min=0), logarithm.clamp(max=0)))
+    )
 
 
 def _judge(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:

@@ -21,6 +21,8 @@ CHUNK: Final = 1 << 17  # elements that are converted to float64 at once: 1 MiB,
 FLOATS: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
+_WIDENING: Final = {(torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.bool, torch.float32)}
+
 Terms = Callable[[Tensor], Iterator[Tensor]]
 
 
@@ -46,6 +48,8 @@ class Rows(NamedTuple):
         Elements per result.
     growth
         Of a sum of these rows by the kernel behind ``torch.sum``.
+    lost
+        What the elements of a row may lose, in all, below the range of a narrower dtype that they are cast to first.
     """
 
     source: Tensor
@@ -53,6 +57,16 @@ class Rows(NamedTuple):
     result: Tensor
     num_terms: int
     growth: Growth
+    lost: float = 0.0
+
+
+def is_narrowing(given: torch.dtype, taken: torch.dtype) -> bool:
+    """Return whether a cast from one dtype to another of :data:`FLOATS` may change numbers.
+
+    Some kernels cast the elements first, as documented for ``dtype=``, others only the result: where a cast may
+    change numbers, bounds allow for both.
+    """
+    return given != taken and taken != torch.float64 and (given, taken) not in _WIDENING
 
 
 def require_numbers(*tensors: Tensor) -> None:
@@ -82,7 +96,16 @@ def keep_overwritten(call: OpCall, probe: Probe) -> Tensor | None:
     return source.detach().clone(memory_format=torch.preserve_format) if same else None
 
 
-def rows_of(source: Tensor, result: Tensor, dims: Any, probe: Probe, *, cost: float, stores_runs: bool = False) -> Rows:
+def rows_of(
+    source: Tensor,
+    result: Tensor,
+    dims: Any,
+    probe: Probe,
+    *,
+    cost: float,
+    dtype: torch.dtype | None = None,
+    stores_runs: bool = False,
+) -> Rows:
     """Return the rows of a reduction over ``dims`` that the probe picks, with their results.
 
     Parameters
@@ -95,6 +118,8 @@ def rows_of(source: Tensor, result: Tensor, dims: Any, probe: Probe, *, cost: fl
         Picks whole results; a single result is taken whatever it costs.
     cost
         Operations per element of ``source``.
+    dtype
+        In which the kernel stores sums, where that is not the dtype of the result.
     stores_runs
         True where the kernel adds every run of adjacent elements to a result in 16 bits, as that of ``nansum`` does;
         those of ``sum`` and ``mean`` keep a float32 copy of such results (``should_use_acc_buffer`` in
@@ -113,7 +138,7 @@ def rows_of(source: Tensor, result: Tensor, dims: Any, probe: Probe, *, cost: fl
     num_terms = prod([source.shape[dim] for dim in reduced])
     if result.numel() != prod(shape):
         raise NotCovered(f"a result of shape {tuple(result.shape)} for an input of shape {tuple(source.shape)}")
-    growth = _growth(source, result.dtype, reduced, stores_runs)
+    growth = _growth(source, dtype or result.dtype, reduced, stores_runs)
     view = source.permute(*kept, *reduced) if source.dim() else source.reshape(1)
     if len(shape) == view.dim():
         view = view.unsqueeze(-1)
@@ -121,7 +146,10 @@ def rows_of(source: Tensor, result: Tensor, dims: Any, probe: Probe, *, cost: fl
     if num_terms * cost * prod(shape) > probe.limit:
         picked = sampled_rows(tuple(shape), cost * max(1, num_terms), probe)
         view, flat = view[picked], flat[picked]
-    return Rows(view, len(shape), flat, num_terms, growth)
+    if not is_narrowing(source.dtype, result.dtype) or result.dtype not in FLOATS:
+        return Rows(view, len(shape), flat, num_terms, growth)
+    lost = num_terms * float(torch.finfo(result.dtype).smallest_normal)
+    return Rows(view, len(shape), flat, num_terms, _narrowed(growth, unit_roundoff(result.dtype)), lost)
 
 
 def row_totals(rows: Tensor, num_kept: int, terms: Terms, arithmetic: Arithmetic) -> tuple[list[Tensor], int]:
@@ -148,6 +176,14 @@ def row_totals(rows: Tensor, num_kept: int, terms: Terms, arithmetic: Arithmetic
     if dim < num_kept:
         return [torch.cat(column, dim=dim) for column in columns], height
     return [_added(column) for column in columns], height + len(parts) - 1
+
+
+def _narrowed(growth: Growth, unit_roundoff: float) -> Growth:
+    """Return the growth with one rounding of every element before it is added."""
+    strict = growth.strict + unit_roundoff * (1.0 + growth.strict)
+    if growth.permissive is None:
+        return Growth(strict, None)
+    return Growth(strict, growth.permissive + unit_roundoff * (1.0 + growth.permissive))
 
 
 def _added(parts: Sequence[Tensor]) -> Tensor:

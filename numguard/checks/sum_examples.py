@@ -167,9 +167,7 @@ SUM: Final = Examples(
     fires=(
         *_faults(aten.sum.dim_IntList, _lost_last_block),
         *_integer_faults(aten.sum.dim_IntList),
-        Example(
-            name="stops at 256", call=calling(aten.sum.dim_IntList, constant(1.0, 2, 4096), [1]), corrupt=_stopped
-        ),
+        Example(name="stops at 256", call=calling(aten.sum.dim_IntList, constant(1.0, 2, 4096), [1]), corrupt=_stopped),
     ),
 )
 MEAN: Final = Examples(

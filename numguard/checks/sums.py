@@ -9,7 +9,7 @@ from torch import Tensor
 from numguard.checks.check import Check, Probe
 from numguard.checks.integer_products import exact_comparison
 from numguard.checks.integer_totals import joined, limbs_of
-from numguard.checks.reduced_rows import Rows, Terms, keep_overwritten, model_of, row_totals, rows_of
+from numguard.checks.reduced_rows import Rows, Terms, keep_overwritten, model_of, require_numbers, row_totals, rows_of
 from numguard.checks.sum_examples import MEAN, NANSUM, SUM
 from numguard.numerics.error_bounds.reduction_bounds import row_mean_bound, row_sum_bound
 from numguard.numerics.formats import accumulator_dtype, unit_roundoff
@@ -27,7 +27,7 @@ def _terms(dtype: torch.dtype, skips_nan: bool) -> Terms:
     """
 
     def terms(piece: Tensor) -> Iterator[Tensor]:
-        wide = piece.to(dtype).to(torch.float64)
+        wide = piece.to(torch.float64)
         if skips_nan:
             wide = torch.where(wide.isnan(), 0.0, wide)
         yield wide
@@ -47,21 +47,26 @@ def _judge_nansum(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compari
 
 
 def _judge(call: OpCall, captured: Any, probe: Probe, skips_nan: bool) -> Sequence[Comparison]:
-    rows = _rows(call, captured, probe, stores_runs=skips_nan)
+    source = call["self"] if captured is None else captured
+    rows = rows_of(source, call.output, call.arguments.get("dim"), probe, cost=COST, stores_runs=skips_nan)
     if not rows.result.numel():
         return ()
     if not rows.result.dtype.is_floating_point:
         return (_integers(rows, probe),)
     exact, mass, height = _totals(rows, probe, skips_nan)
-    largest = _largest_partial(rows)
-    growth = rows.growth
+    growth, narrowest = rows.growth, rows.result.dtype
+    if growth.permissive is None and not rows.lost:
+        narrowest = accumulator_dtype(narrowest)
+    largest = torch.finfo(narrowest).max
     return (
         Comparison(
             output="result",
             computed=rows.result,
             exact=exact,
-            strict=row_sum_bound(mass, growth.strict, largest),
-            permissive=None if growth.permissive is None else row_sum_bound(mass, growth.permissive, largest),
+            strict=row_sum_bound(mass, growth.strict, largest) + rows.lost,
+            permissive=None
+            if growth.permissive is None
+            else row_sum_bound(mass, growth.permissive, largest) + rows.lost,
             shadow_error=height * SHADOW_ROUNDOFF * mass,
             model=model_of(rows.result),
             propagates_nonfinite=True,
@@ -70,42 +75,31 @@ def _judge(call: OpCall, captured: Any, probe: Probe, skips_nan: bool) -> Sequen
 
 
 def _judge_mean(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
-    rows = _rows(call, captured, probe, stores_runs=False)
+    source = call["self"] if captured is None else captured
+    require_numbers(call.output)
+    dtype = call.output.dtype
+    if not dtype.is_floating_point:
+        raise NotCovered("means in integers")
+    wide = accumulator_dtype(dtype)
+    # 16-bit numbers are added and divided in float32: the CPU casts the whole input first.
+    rows = rows_of(source, call.output, call.arguments.get("dim"), probe, cost=COST, dtype=wide)
     if not rows.result.numel():
         return ()
     total, mass, height = _totals(rows, probe, skips_nan=False)
-    dtype, growth = rows.result.dtype, rows.growth
-    unit, storage = unit_roundoff(accumulator_dtype(dtype)), unit_roundoff(dtype)
-    # The sum is stored in the dtype of the result before it is divided.
-    limits = _largest_partial(rows), torch.finfo(dtype).max
-    permissive = None
-    if storage != unit:
-        relative = growth.strict if growth.permissive is None else growth.permissive
-        permissive = row_mean_bound(mass, total, rows.num_terms, relative, 2.0 * unit + storage, limits)
-    count = max(1, rows.num_terms)
+    count, growth = max(1, rows.num_terms), rows.growth.strict
+    largest = torch.finfo(dtype if rows.lost else wide).max
+    bound = row_mean_bound(mass, total, count, growth, 2.0 * unit_roundoff(wide), largest)
     return (
         Comparison(
             output="result",
             computed=rows.result,
             exact=total / rows.num_terms if rows.num_terms else torch.full_like(total, torch.nan),
-            strict=row_mean_bound(mass, total, rows.num_terms, growth.strict, 2.0 * unit, limits),
-            permissive=permissive,
+            strict=bound + rows.lost / count,
             shadow_error=height * SHADOW_ROUNDOFF * mass / count,
             model=model_of(rows.result),
             propagates_nonfinite=True,
         ),
     )
-
-
-def _rows(call: OpCall, captured: Tensor | None, probe: Probe, *, stores_runs: bool) -> Rows:
-    source = call["self"] if captured is None else captured
-    return rows_of(source, call.output, call.arguments.get("dim"), probe, cost=COST, stores_runs=stores_runs)
-
-
-def _largest_partial(rows: Rows) -> float:
-    """Return the largest number of the narrowest format that holds a partial sum."""
-    dtype = rows.result.dtype
-    return torch.finfo(dtype if rows.growth.permissive is not None else accumulator_dtype(dtype)).max
 
 
 def _totals(rows: Rows, probe: Probe, skips_nan: bool) -> tuple[Tensor, Tensor, int]:

@@ -1,5 +1,6 @@
 """``numguard demo``: a wrong ``torch.sum`` in a real training run, and what numguard says of it."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from numguard.demonstration import Phase, Story, Telling, sparklines, tell
+from numguard.demonstration import Phase, Story, Telling, num_steps_within, sparklines, tell
 from numguard.errors import UsageError
 from numguard.report import write_html
 
-_STEPS: Final = 2400
-_QUICK_STEPS: Final = 600
+_SECONDS: Final = 55.0
+_QUICK_SECONDS: Final = 12.0
 _LABELS: Final[dict[Phase, str]] = {
     "healthy": "healthy build",
     "faulty": "torch.sum is broken",
@@ -44,7 +45,7 @@ def demonstrate(
     seed
         Of weights, batches and checks.
     steps
-        Steps of training; 2400, or 600 with --quick.
+        Steps of training; as many as fit into the time by default.
     out
         Folder for the report; it must be empty. By default a new one here.
     quick
@@ -54,7 +55,8 @@ def demonstrate(
     if steps is not None and steps < 2:
         raise UsageError(f"--steps {steps} leaves no step for each half; give at least 2")
     folder = _empty_folder(out)
-    telling = Telling(folder=folder, fault=fault, num_steps=steps or (_QUICK_STEPS if quick else _STEPS), seed=seed)
+    num_steps = steps or num_steps_within(_QUICK_SECONDS if quick else _SECONDS)
+    telling = Telling(folder=folder, num_steps=num_steps, fault=fault, seed=seed)
     console.print(
         f"A byte-level GPT learns the source text of Python's standard library: {telling.num_steps} steps.\n"
         f"numguard may spend {telling.budget:.1%} of the time."
@@ -103,8 +105,16 @@ class _Advance:
 @contextmanager
 def _bars(console: Console, telling: Telling) -> Iterator[_Advance]:
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, refresh_per_second=4) as progress:
-        yield _Advance(progress, telling)
+    # What the guard would log comes below the bars, in full.
+    log, silence = logging.getLogger("numguard"), logging.NullHandler()
+    propagates, log.propagate = log.propagate, False
+    log.addHandler(silence)
+    try:
+        with Progress(*columns, console=console, refresh_per_second=4) as progress:
+            yield _Advance(progress, telling)
+    finally:
+        log.removeHandler(silence)
+        log.propagate = propagates
 
 
 def _label(phase: Phase, telling: Telling) -> str:
@@ -118,10 +128,10 @@ def _print_curves(console: Console, telling: Telling, story: Story) -> None:
         return
     healthy, faulty = sparklines([story.healthy_losses, story.losses])
     middle = len(faulty) * telling.planted_step // telling.num_steps
-    console.print("\nThe loss shows nothing, from here on with a broken torch.sum:")
-    console.print(" " * (15 + middle) + "│")
+    console.print("\nThe loss shows nothing (right: its mean over the last tenth):")
+    console.print(" " * (15 + middle) + "┌ torch.sum is broken")
     console.print(f"without fault  {healthy}  {_end(story.healthy_losses):.3f}")
-    console.print(f"with fault     {faulty}  {_end(story.losses):.3f}   (mean of the last tenth)")
+    console.print(f"with fault     {faulty}  {_end(story.losses):.3f}")
 
 
 def _end(losses: tuple[float, ...]) -> float:
@@ -146,9 +156,9 @@ def _print_findings(console: Console, telling: Telling, story: Story) -> None:
         "last clean": f"{clean}, the fault was planted at step {telling.planted_step}",
         "first caught": f"step {culprit.first_caught_step}",
         "error": f"{culprit.forward_error:.3g}, where {culprit.error_bound:.3g} is the bound of a correct sum",
+        "what to do": culprit.advice,
     }
     console.print("\nnumguard names it:")
     for name, value in rows.items():
-        console.print(Text(f"  {name:<13}{value}"), soft_wrap=True)
-    console.print(Text(f"  {'do':<13}{culprit.advice}"), soft_wrap=True)
+        console.print(Text(f"  {name:<14}{value}"), soft_wrap=True)
     console.print(spent)

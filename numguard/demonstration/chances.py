@@ -3,7 +3,7 @@
 import math
 from typing import Final
 
-from numguard.demonstration.faulty_sum import FAULT_RATE
+from numguard.demonstration.broken_kernel import FAULT_RATE
 
 MISSED_SEEDS: Final = 1e-3
 

@@ -8,20 +8,24 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
 from types import ModuleType
 from typing import Any, Final, Literal
 
 import torch
+from torch import Tensor
 
 import numguard
+from numguard.demonstration.broken_kernel import faulty_sum
 from numguard.demonstration.chances import budget_for
 from numguard.demonstration.corpus import standard_library_text
-from numguard.demonstration.faulty_sum import faulty_sum
 from numguard.finding import Finding
 
 Fault = Literal["sum", "none"]
 Phase = Literal["healthy", "faulty", "again"]
 SCRIPT: Final = Path(__file__).with_name("training_script.py")
+_TIMED_STEPS: Final = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,17 +36,17 @@ class Telling:
     ----------
     folder
         Where the script, the event log and the report go. It exists.
-    fault
-        ``"sum"`` breaks ``torch.sum`` half way, ``"none"`` does not.
     num_steps
         Guarded steps, half of them before the fault.
+    fault
+        ``"sum"`` breaks ``torch.sum`` half way, ``"none"`` does not.
     seed
         Of the weights, of the order of the batches, and of what numguard checks.
     """
 
     folder: Path
+    num_steps: int
     fault: Fault = "sum"
-    num_steps: int = 2400
     seed: int = 0
 
     @property
@@ -113,8 +117,7 @@ def tell(telling: Telling, on_step: Callable[[Phase], None]) -> Story:
     UsageError
         This Python has no standard library to read.
     """
-    text = torch.frombuffer(bytearray(standard_library_text()), dtype=torch.uint8)
-    training = _script_in(telling.folder).Training(text, telling.seed)
+    training = _script_in(telling.folder).Training(_text(), telling.seed)
     losses: list[float] = []
 
     def train(first: int, last: int, phase: Phase, guard: numguard.Guard | None) -> None:
@@ -152,6 +155,30 @@ def tell(telling: Telling, on_step: Callable[[Phase], None]) -> Story:
         num_checks=guard.overhead.num_checks,
         share_spent=guard.overhead.share,
     )
+
+
+def num_steps_within(seconds: float, *, least: int = 240, most: int = 4800) -> int:
+    """Return how many steps a story may have that is to end in about ``seconds``, measured here and now.
+
+    Parameters
+    ----------
+    seconds
+        Time for the whole story: the guarded steps, what numguard takes of them, and half of the steps once more.
+    least, most
+        Limits of the answer. With fewer steps than the least, no budget would make 999 of 1,000 seeds find the fault.
+    """
+    with TemporaryDirectory() as folder:
+        training = _script_in(Path(folder)).Training(_text(), 0)
+        training.step(0)
+        began = perf_counter()
+        for step in range(_TIMED_STEPS):
+            training.step(step)
+        of_a_step = (perf_counter() - began) / _TIMED_STEPS
+    return min(max(int(seconds / of_a_step / 1.75), least), most) // 2 * 2
+
+
+def _text() -> Tensor:
+    return torch.frombuffer(bytearray(standard_library_text()), dtype=torch.uint8)
 
 
 def _state(training: Any) -> dict[str, Any]:

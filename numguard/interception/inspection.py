@@ -27,6 +27,7 @@ from numguard.shadow.verdict import WIDTH, Verdict, evaluate, evaluate_on_host
 
 log = logging.getLogger(__name__)
 
+_UPDATES = frozenset({"fused_optimizers", "foreach_updates", "pointwise"})  # families without a backward
 EXHAUSTIVE_LIMIT = float(1 << 30)  # multiply-adds of one shadow when every call is checked
 SECONDS_PER_OPERATION = 1e-8  # of a shadow that reads elements, on one core; sets how much of a call a quota buys
 LEAST_OPERATIONS, MOST_OPERATIONS = float(1 << 12), float(1 << 22)
@@ -113,7 +114,7 @@ class Inspector:
                 origin = self._attribution.origin()
                 if checks:
                     inspection = self._begin(func, checks, args, kwargs, origin)
-            elif checks and checks[0].family != "optimizers":
+            elif checks and checks[0].family not in _UPDATES:
                 self._attribution.origin()  # its backward will ask where it came from
             self.num_looked_at += 1
         except Exception as error:

@@ -45,8 +45,15 @@ class Sampler:
         """Return a random number in [0, 1) that picks the rows of a check."""
         return float(self._random.random())
 
-    def plan(self, sites: SiteTable, quota_seconds: float, *, exhaustive: bool = False) -> None:
-        """Choose the sites of the next armed step."""
+    def plan(
+        self,
+        sites: SiteTable,
+        quota_seconds: float,
+        *,
+        exhaustive: bool = False,
+        phases: tuple[str, ...] | None = None,
+    ) -> None:
+        """Choose the sites of the next armed step, of some phases or of all."""
         self._exhaustive = exhaustive
         self._remaining = math.inf if exhaustive else quota_seconds
         self._quota = quota_seconds
@@ -54,7 +61,9 @@ class Sampler:
         if exhaustive:
             return
         self._known = {site.func for site in sites if site.calls_per_step > 0.0}
-        known = [site for site in sites if site.calls_per_step > 0.0]
+        known = [
+            site for site in sites if site.calls_per_step > 0.0 and (phases is None or site.origin.phase in phases)
+        ]
         fresh = [site for site in known if site.num_checked < FIRST_VISITS]
         rest = [site for site in known if site.num_checked >= FIRST_VISITS]
         self._random.shuffle(fresh)

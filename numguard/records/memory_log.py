@@ -63,7 +63,7 @@ class MemoryLog:
 
     def _take(self, event: str, fields: Mapping[str, object]) -> None:
         problem = problem_of(event, fields)
-        if problem is None and event == "step":
+        if problem is None and event in ("step", "steps", "late_loss"):  # nothing of these is kept but numbers
             self._add(event, fields)
             return
         # The way over bytes leaves plain values only, so that no tensor of the caller is kept alive.

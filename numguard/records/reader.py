@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from numguard.errors import InputError
 from numguard.records.damage import DamageCounter
-from numguard.records.event_files import EventFile, event_files, lines_of
 from numguard.records.lines import Rejection, decoded
 from numguard.records.manifest import read_manifest
+from numguard.records.run_files import EventFile, event_files, lines_of
 from numguard.records.run_records import Event, RunFold, RunRecords
 from numguard.records.sequence import Sequence
 

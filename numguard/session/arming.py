@@ -13,9 +13,9 @@ from numguard.interception.sites import SiteTable
 from numguard.ranks import Agreement, Schedule, interval_for
 from numguard.ranks.schedule import EPOCH, FIRST_AGREEMENT, SPARE
 
-_OPS_PER_PARAMETER: Final = 25  # of a step with an unfused optimizer, until a step has been counted
-_OPS_WITHOUT_MODEL: Final = 1500
+_TENSORS_WITHOUT_MODEL: Final = 60  # parameters of a model that nobody has shown
 LOOK_SECONDS: Final = 8e-6  # to tell where a call came from and that it is not its turn, with cold caches
+WHOLE_EVERY: Final = 4  # armed steps of which one looks at the optimizer too
 _RECENT: Final = 50
 _LEAD: Final = 2  # steps between a rank's wish and the agreement
 
@@ -44,6 +44,8 @@ class Arming:
         after the guard.
     on_agreement
         Called at the steps at which the interval may change.
+    may_leave_early
+        Whether :meth:`before_update` will be called once per step, after everything but the update.
     """
 
     def __init__(
@@ -60,14 +62,21 @@ class Arming:
         num_parameters: int | None,
         agreement: Callable[[], Agreement],
         on_agreement: Callable[[], None],
+        may_leave_early: bool,
     ) -> None:
+        self._may_leave_early = may_leave_early
         self.schedule, self.budget, self.clock = schedule, budget, clock
         self.sites = sites
         self._make_mode, self._inspector, self._sampler = make_mode, inspector, sampler
         self._pass_seconds = pass_seconds
-        num_ops = _OPS_WITHOUT_MODEL if num_parameters is None else 100 + _OPS_PER_PARAMETER * num_parameters
-        self._fixed_seconds = num_ops * (pass_seconds + LOOK_SECONDS / 2)
-        self._is_measured = False
+        # Seconds that an armed step costs before it has checked anything, for whole steps (False) and for those that
+        # are left before the optimizer runs (True): estimates until the first of each has been measured.
+        tensors = _TENSORS_WITHOUT_MODEL if num_parameters is None else num_parameters
+        each = pass_seconds + LOOK_SECONDS / 4
+        self._fixed = {False: (100 + 25 * tensors) * each, True: (100 + 10 * tensors) * each}
+        self._measured = {False: False, True: False}
+        self._leaves_early = False
+        self._left_early = False
         self._make_agreement, self._on_agreement = agreement, on_agreement
         self._agreement: Agreement | None = None
         self._typical: deque[float] = deque(maxlen=_RECENT)
@@ -92,7 +101,19 @@ class Arming:
         if self.budget.share is None:
             return 1
         resting = statistics.median(self._resting) if self._resting else 0.0
-        return interval_for(self.budget.share, self.typical_seconds, resting, self._fixed_seconds)
+        fixed = (self._fixed[False] + (WHOLE_EVERY - 1) * self._fixed[self._may_leave_early]) / WHOLE_EVERY
+        return interval_for(self.budget.share, self.typical_seconds, resting, fixed)
+
+    def shortfall(self) -> str | None:
+        """Return why no step is armed where the budget does not pay for one, with the budget that would."""
+        if self.budget.share is None or self.schedule.interval or not self._typical or self._agreement is None:
+            return None
+        resting = statistics.median(self._resting) if self._resting else 0.0
+        needed = (resting + 1.5 * self._fixed[False] / EPOCH) / (SPARE * max(self.typical_seconds, 1e-9))
+        return (
+            f"steps of {1e3 * self.typical_seconds:.1f} ms are too short for a budget of {self.budget.share:.2%}: "
+            f"no step was armed; give budget={needed:.2g} or more"
+        )
 
     def _agree(self, step: int) -> None:
         """Let the interval change where all ranks change it."""
@@ -129,6 +150,7 @@ class Arming:
         if exhaustive:
             self._arm(step, 0.0, exhaustive=True)
         elif self.schedule.armed(step):
+            self._leaves_early = self._may_leave_early and self.num_armed % WHOLE_EVERY != 0
             quota = self._quota()
             if quota > 0.0:
                 self._arm(step, quota, exhaustive=False)
@@ -141,11 +163,13 @@ class Arming:
         typical = self.typical_seconds
         earned = max(0.5 * typical, SPARE * share * typical * max(1, self.schedule.interval))
         allowed = min(SPARE * self.budget.allowance(), earned)
-        return allowed - self._fixed_seconds
+        return allowed - self._fixed[self._leaves_early]
 
     def _arm(self, step: int, quota: float, *, exhaustive: bool) -> None:
         with self.clock:
-            self._sampler.plan(self.sites, quota, exhaustive=exhaustive)
+            self._leaves_early = self._leaves_early and not exhaustive
+            phases = ("forward", "backward") if self._leaves_early else None
+            self._sampler.plan(self.sites, quota, exhaustive=exhaustive, phases=phases)
             self._inspector.begin_step(step, exhaustive=exhaustive)
             self.mode = self._make_mode()
             self.mode.everything = exhaustive
@@ -154,19 +178,30 @@ class Arming:
 
     # -- leaving -----------------------------------------------------------------------------------------------
 
+    def before_update(self) -> None:
+        """Leave the mode before the optimizer runs, in the steps that do not look at it.
+
+        An optimizer that is neither fused nor foreach is half of all operators of a step, and most of what an armed
+        step costs before it has checked anything.
+        """
+        if self._leaves_early and self.mode is not None and is_innermost(self.mode):
+            self._left_early = self.leave()
+
     def leave(self) -> bool:
-        """Leave the mode if it is entered; return whether it was."""
+        """Leave the mode if it is entered; return whether this step was armed."""
+        early, self._left_early = self._left_early, False
         mode, self.mode = self.mode, None
         if mode is None:
-            return False
+            return early
         mode.active = False
         fixed = mode.num_ops * self._pass_seconds + self._inspector.num_looked_at * LOOK_SECONDS
         self.clock.add(fixed)
         if mode.num_observed == 0:
             self.num_empty += 1
         else:
-            self._fixed_seconds = fixed if not self._is_measured else 0.5 * (self._fixed_seconds + fixed)
-            self._is_measured = True
+            known = self._measured[self._leaves_early]
+            self._fixed[self._leaves_early] = 0.5 * (self._fixed[self._leaves_early] + fixed) if known else fixed
+            self._measured[self._leaves_early] = True
         self.sites.end_step()
         if is_innermost(mode):
             mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]

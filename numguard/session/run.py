@@ -114,6 +114,7 @@ class Run:
             num_parameters=_num_parameters(model, optimizers),
             agreement=lambda: agreement_for(this_rank().rank, this_rank().world_size, str(options.seed)),
             on_agreement=self._thin_out,
+            may_leave_early=len(optimizers) == 1 and hasattr(optimizers[0], "register_step_pre_hook"),
         )
         self.boundaries = Boundaries(model, self._charge_hook, self._quiet) if model is not None else None
         self.vitals = Vitals(
@@ -125,7 +126,7 @@ class Run:
             on_loss=self._loss,
         )
         self.triggers = Triggers(options.run_dir if self.rank.rank == 0 or options.run_dir is not None else None)
-        self.step_count = StepCount(optimizers)
+        self.step_count = StepCount(optimizers, self.arming.before_update)
         self._resumed = resumed
         self.updates = Updates(model, optimizers, 0)
         self._resting = Resting()
@@ -162,7 +163,7 @@ class Run:
             self.arming.mode.active = not on
 
     def _thin_out(self) -> None:
-        """Watch as many block boundaries as half of the budget pays for, now that the length of a step is known."""
+        """Watch as many blocks as a part of the budget pays for, now that the length of a step is known."""
         if self.boundaries is not None and self.options.budget is not None:
             self.boundaries.thin_out(watchable(self.options.budget, self.arming.typical_seconds))
 
@@ -365,13 +366,17 @@ class Run:
         sites = [site for site in self.sites if not site.op.startswith("numguard_selftest")]
         return Coverage(
             sites=tuple(site_coverage(site, self._num_steps) for site in sites),
-            uncovered=dict(self.inspector.uncovered),
+            uncovered=dict(self.inspector.uncovered) | self._unarmed(),
             first_coverage_step=self._first_coverage_step,
             num_steps=self._num_steps,
             num_armed_steps=self.arming.num_armed,
             num_calls_seen=sum(site.num_seen for site in sites),
             num_checks=sum(site.num_checked for site in sites),
         )
+
+    def _unarmed(self) -> dict[str, int]:
+        reason = self.arming.shortfall()
+        return {} if reason is None else {reason: self._num_steps}
 
     def overhead(self) -> Overhead:
         """Return what it has cost so far."""
@@ -412,9 +417,11 @@ class Run:
 def _names(model: torch.nn.Module | None) -> dict[int, str]:
     if model is None:
         return {}
+    wrapper = "module." if isinstance(getattr(model, "module", None), torch.nn.Module) else ""  # DDP and the like
     names = {}
     for name, module in model.named_modules():
-        plain = ".".join(part for part in name.split(".") if part not in ("_orig_mod", "_checkpoint_wrapped_module"))
+        parts = name.removeprefix(wrapper).split(".")
+        plain = ".".join(part for part in parts if part not in ("_orig_mod", "_checkpoint_wrapped_module"))
         names[id(module)] = plain or type(module).__name__
     return names
 

@@ -1,6 +1,6 @@
 """Counts the optimizer's steps, to notice a loop that never tells the guard about its own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
@@ -17,10 +17,12 @@ class StepCount:
     ----------
     optimizers
         Whose steps count; all of the process where none are known.
+    before_update
+        Called before the step of an optimizer that is the only one.
     """
 
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        self._optimizers = optimizers
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], before_update: Callable[[], None]) -> None:
+        self._optimizers, self._before_update = optimizers, before_update
         self._handles: list[RemovableHandle] = []
         self._since = 0
         self._worst = 0
@@ -31,6 +33,8 @@ class StepCount:
         for optimizer in self._optimizers:
             if hasattr(optimizer, "register_step_post_hook"):
                 self._handles.append(optimizer.register_step_post_hook(self._count))
+        if len(self._optimizers) == 1 and hasattr(self._optimizers[0], "register_step_pre_hook"):
+            self._handles.append(self._optimizers[0].register_step_pre_hook(self._before))
         if not self._optimizers:
             self._handles.append(register_optimizer_step_post_hook(self._count))
 
@@ -39,6 +43,10 @@ class StepCount:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    def _before(self, *_: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self._before_update()
 
     def _count(self, *_: Any) -> None:
         self._since += 1

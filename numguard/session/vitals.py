@@ -70,6 +70,7 @@ class Vitals:
         self._boundaries, self._origins = boundaries, origins
         self._on_nonfinite, self._on_loss = on_nonfinite, on_loss
         self.num_nonfinite = 0
+        self._healthy = True
 
     def end_step(self, step: int, loss: Any, *, searched: bool) -> float | None:
         """Look at the step that has ended; return its loss where it is known by now.
@@ -92,8 +93,11 @@ class Vitals:
             value = float(loss)
         if value is not None:
             self._on_loss(step, value)
-        if searched or not (value is None or math.isfinite(value)):
-            self._judge(step, value is None or math.isfinite(value), loss, searched)
+        finite = value is None or math.isfinite(value)
+        if searched or not finite:
+            self._judge(step, finite, loss, searched)
+        else:
+            self._healthy = True
         if self._boundaries is not None:
             self._boundaries.end_step()
         return value
@@ -102,8 +106,12 @@ class Vitals:
         tensor = loss if isinstance(loss, Tensor) else None
         birth = self._origins.birth(tensor, loss_is_finite=finite) if searched else None
         if finite and birth is None:
+            self._healthy = True
             return
         self.num_nonfinite += 1
+        if not self._healthy:
+            return  # what follows from the first one, until a loss is finite again
+        self._healthy = False
         self._on_nonfinite(self._account(step, "loss" if not finite else "gradient", birth))
 
     def _account(self, step: int, what: str, birth: Birth | None) -> Nonfinite:
@@ -124,8 +132,12 @@ class Vitals:
 
         def deliver(values: list[float]) -> None:
             self._on_loss(step, values[0])
-            if not math.isfinite(values[0]):
-                self.num_nonfinite += 1
+            if math.isfinite(values[0]):
+                self._healthy = True
+                return
+            self.num_nonfinite += 1
+            if self._healthy:
+                self._healthy = False
                 self._on_nonfinite(Nonfinite(step=step, what="loss", block=_first_block(names, values[1:])))
 
         self._mailbox.post(numbers, deliver)

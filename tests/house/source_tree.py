@@ -49,5 +49,9 @@ def sources(*folders: str) -> tuple[Source, ...]:
 
 
 def num_function_lines(function: Function) -> int:
-    """Return the length of a function from ``def`` to its last line."""
-    return (function.end_lineno or function.lineno) - function.lineno + 1
+    """Return the length of a function from ``def`` to its last line, the docstring left out."""
+    num_lines = (function.end_lineno or function.lineno) - function.lineno + 1
+    first = function.body[0]
+    if ast.get_docstring(function) is not None:
+        num_lines -= (first.end_lineno or first.lineno) - first.lineno + 1
+    return num_lines

@@ -12,6 +12,7 @@ from numguard.numerics import (
     compensated_sum_bound,
     dot2,
     dot2_bound,
+    double_double_add,
     double_double_sum,
     exact_dot,
     exact_sum,
@@ -59,6 +60,17 @@ def test_ill_conditioned_sums_meet_their_bounds(condition: float, seed: int, num
 def test_sums_of_every_kind_of_data_meet_their_bounds(kind: str, num_terms: int) -> None:
     for seed in range(3):
         check_every_sum(DATA_KINDS[kind](num_terms, seed=seed))
+
+
+@given(seed=st.integers(0, 10**6), cancel=st.booleans())
+def test_double_double_addition_is_accurate_even_where_the_high_parts_cancel(seed: int, cancel: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    a_high, b_high, a_share, b_share = torch.randn(4, dtype=torch.float64, generator=generator)
+    b_high = -a_high if cancel else b_high
+    a_low, b_low = a_high * a_share.sigmoid() * U, b_high * b_share.sigmoid() * U
+    high, low = double_double_add(a_high, a_low, b_high, b_low)
+    exact = rational_sum([v.item() for v in (a_high, a_low, b_high, b_low)])
+    assert abs(Fraction(high.item()) + Fraction(low.item()) - exact) <= Fraction(3.01 * U**2) * abs(exact)
 
 
 def test_a_compensated_sum_recovers_what_a_plain_sum_loses() -> None:

@@ -175,3 +175,17 @@ def test_partial_sums_are_stored_only_where_runs_or_threads_meet_a_short_dtype()
     assert num_stored_partials(1000, dtype=torch.bfloat16, num_chunks=4) == 4
     assert num_stored_partials(n, dtype=torch.float32, num_threads=2, num_chunks=4) == 0
     assert num_stored_partials(n, dtype=torch.bfloat16, num_threads=2, device_type="cuda") == 0
+
+
+def test_runs_that_do_not_merge_are_added_one_by_one(one_thread: None) -> None:
+    num_runs, run = 50, 8
+    n = num_runs * run
+    x = torch.ones(n - 1, num_runs, run + 1)[:, :, :run]
+    x[:, 0, 0] = M
+    others = torch.arange(1, n)
+    x[torch.arange(n - 1), others // run, others % run] = -M
+    layout = reduction_layout(x.shape, x.stride(), (1, 2))
+    assert layout == (n, num_runs, True)
+    found = len(x.sum((1, 2)).unique())
+    height = summation_height(n, dtype=x.dtype, adjacent=True, num_chunks=num_runs)
+    assert summation_height(run, dtype=x.dtype) + num_runs // 2 < found <= height

@@ -49,16 +49,17 @@ def statistics_bounds(row: Statistics, eps: float, num_terms: int, height: int, 
 
     Notes
     -----
-    ``|d mu| <= h u mean|x| + 4 u |mu|``. ``|dV| <= h u (2 V + 2 sqrt(V (V + mu^2))) + (h u)^2 (V + mu^2) + 4 u V +
-    d mu^2`` (Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983, for the condition number
-    of the variance). With rho = dV / (V + eps), ``1 / sqrt(1 - rho) - 1`` bounds the relative error of rstd; from 3/4
-    on nothing is promised. Squares that overflow make the row indeterminate.
+    ``|d mu| <= h u mean|x| + 4 u |mu|`` and a subnormal rounding for every step of a running mean. ``|dV| <= h u (2 V
+    + 2 sqrt(V (V + mu^2))) + (h u)^2 (V + mu^2) + 4 u V + d mu^2`` (Chan, Golub and LeVeque, "Algorithms for
+    computing the sample variance", 1983, for the condition number of the variance). With rho = dV / (V + eps),
+    ``1 / sqrt(1 - rho) - 1`` bounds the relative error of rstd; from 3/4 on nothing is promised. Squares that overflow
+    make the row indeterminate.
     """
     unit, tiny = UNIT_ROUNDOFF[dtype], torch.finfo(dtype).smallest_normal
     mean, variance = row.mean, row.variance
     second = variance + mean * mean
     grown = height * unit
-    mean_bound = grown * row.mean_magnitude + 4.0 * unit * mean.abs() + smallest_rounding(dtype)
+    mean_bound = grown * row.mean_magnitude + 4.0 * unit * mean.abs() + (height + 1.0) * smallest_rounding(dtype)
     mean_bound = bounded_while(4.0 * num_terms * row.mean_magnitude, dtype, mean_bound)
     variance_bound = (
         2.0 * grown * (variance + (variance * second).sqrt())

@@ -46,7 +46,7 @@ def row_sum_bound(absolute_total: Tensor, growth: float, limit: float) -> Tensor
 
 
 def row_mean_bound(
-    absolute_total: Tensor, total: Tensor, num_terms: int, growth: float, division: float, limits: tuple[float, float]
+    absolute_total: Tensor, total: Tensor, num_terms: int, growth: float, division: float, limit: float
 ) -> Tensor:
     """Return a bound on the error of means by rows.
 
@@ -59,19 +59,17 @@ def row_mean_bound(
     growth
         As in :func:`row_sum_bound`.
     division
-        Relative error of the stored sum, the converted n and the quotient: ``2 u``, more where the sum is stored in
-        a shorter dtype before the division.
-    limits
-        Largest partial sum, which reaches ``(1 + growth) A``, and largest total, which reaches ``|s| + growth A``.
+        Relative error of the converted n and of the quotient: ``2 u``.
+    limit
+        As in :func:`guarded`.
 
     Notes
     -----
     ``(E + division (|s| + E)) / n`` with the error E of the sum.
     """
     error = growth * absolute_total
-    size = total.abs() + error
-    bound = (error + division * size) / max(1, num_terms)
-    return guarded(guarded(bound, (1.0 + growth) * absolute_total, limits[0]), size, limits[1])
+    bound = (error + division * (total.abs() + error)) / max(1, num_terms)
+    return guarded(bound, (1.0 + growth) * absolute_total, limit)
 
 
 def prefix_sum_bound(absolute_totals: Tensor, position: Tensor, unit_roundoff: float, limit: float) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from numguard.demonstration import faulty_sum
-from numguard.demonstration.faulty_sum import BLOCK, FAULT_RATE
+from numguard.demonstration.broken_kernel import BLOCK, FAULT_RATE
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
