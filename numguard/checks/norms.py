@@ -10,10 +10,10 @@ from torch import Tensor
 
 from numguard.checks.check import Check, Probe
 from numguard.checks.norm_examples import FOREACH_NORM, VECTOR_NORM
-from numguard.checks.reduced_rows import Rows, keep_overwritten, model_of, require_numbers, row_totals, rows_of
+from numguard.checks.reduced_rows import keep_overwritten, model_of, require_numbers, row_totals, rows_of
 from numguard.numerics.error_bounds.norm_bounds import PowerNorm, is_exact_order, power_norm_bound
 from numguard.numerics.error_bounds.reduction_bounds import count_growth, guarded
-from numguard.numerics.error_bounds.summation_bounds import growth_factor, norm_bound
+from numguard.numerics.error_bounds.summation_bounds import Quantity, growth_factor, norm_bound
 from numguard.numerics.formats import accumulator_dtype, unit_roundoff
 from numguard.numerics.tree_heights import summation_height
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
@@ -44,20 +44,16 @@ class Norm(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """Rows and the route along which they are added, with the growth of a tree and of any order."""
+    """Totals of some terms of the elements, by :func:`_terms`, with what is known of the additions of the operator.
 
-    rows: Rows
-    arithmetic: Arithmetic
-    heights: tuple[int, int]
+    For the norms of a list every quantity is a vector, for those of one tensor all but the totals are numbers.
+    """
 
-    @property
-    def num_terms(self) -> int:
-        return self.rows.num_terms
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype to which the operator casts its input first."""
-        return self.rows.result.dtype
+    totals: Sequence[Tensor]
+    own_height: Quantity
+    num_terms: Quantity
+    tree_height: Quantity
+    dtype: torch.dtype
 
     @property
     def accumulator(self) -> torch.dtype:
@@ -67,47 +63,50 @@ class _Sums(NamedTuple):
     def unit(self) -> float:
         return unit_roundoff(self.accumulator)
 
-    def totals(self, *terms: Callable[[Tensor], Tensor]) -> tuple[list[Tensor], int]:
-        """Return totals of functions of the absolute values, and the height of their additions."""
+    @property
+    def heights(self) -> tuple[Quantity, Quantity]:
+        """Of a tree of additions, and of any order."""
+        return self.tree_height, self.num_terms
 
-        def parts(piece: Tensor) -> Iterator[Tensor]:
-            magnitude = piece.to(self.dtype).to(torch.float64).abs()
-            for term in terms:
-                yield term(magnitude)
-
-        return row_totals(self.rows.source, self.rows.num_kept, parts, self.arithmetic)
+    def growth(self, height: Quantity) -> Quantity:
+        return growth_factor(height, self.unit, self.num_terms)
 
 
-def _sums(rows: Rows, arithmetic: Arithmetic) -> _Sums:
-    any_order = max(0, rows.num_terms - 1)
-    if rows.source.device.type != "cpu":
-        return _Sums(rows, arithmetic, (any_order, any_order))
-    dtype = accumulator_dtype(rows.result.dtype)
-    tree = summation_height(rows.num_terms, dtype=dtype, num_threads=torch.get_num_threads())
-    return _Sums(rows, arithmetic, (tree, any_order))
+def _terms(order: float, dtype: torch.dtype) -> Callable[[Tensor], Iterator[Tensor]]:
+    """Return what yields the terms of a norm in ``dtype``, and in float64 a zero for every finite number."""
+
+    def terms(piece: Tensor) -> Iterator[Tensor]:
+        x = piece.to(torch.float64)
+        if order == 2.0:
+            yield x * x
+        elif order == 0.0:
+            yield (x != 0.0).to(torch.float64)  # NaN is not zero
+        else:
+            magnitude = x.abs()
+            power = magnitude if order == 1.0 else magnitude**order
+            yield power
+            if not is_exact_order(order, accumulator_dtype(dtype)):
+                yield torch.where(magnitude > 0.0, power * magnitude.log().abs(), 0.0)
+        if dtype == torch.float64:
+            yield x - x
+
+    return terms
 
 
-def _square(x: Tensor) -> Tensor:
-    return x * x
-
-
-def _itself(x: Tensor) -> Tensor:
-    return x
-
-
-def _excuse(x: Tensor) -> Tensor:
-    return x - x
+def _tree_height(num_terms: int, result: Tensor) -> int:
+    """Return the height of ``torch.sum`` on the CPU, the best sibling, and of any order elsewhere."""
+    if result.device.type != "cpu":
+        return max(0, num_terms - 1)
+    dtype = accumulator_dtype(result.dtype)
+    return summation_height(num_terms, dtype=dtype, num_threads=torch.get_num_threads())
 
 
 def _euclidean(sums: _Sums) -> Norm:
-    wanted = (_square, _excuse) if sums.dtype == torch.float64 else (_square,)
-    totals, own = sums.totals(*wanted)
-    square = _without_overflow(totals)
+    square = _without_overflow(sums)
     exact = square.sqrt()
     limits = torch.finfo(sums.accumulator)
-    storage = _storage(sums.dtype)
 
-    def bound(height: int, stored: float) -> Tensor:
+    def bound(height: Quantity, stored: float) -> Tensor:
         error = norm_bound(
             exact,
             height,
@@ -116,78 +115,65 @@ def _euclidean(sums: _Sums) -> Norm:
             smallest_normal=limits.smallest_normal,
             storage_roundoff=stored,
         )
-        growth = growth_factor(height + 1, sums.unit, sums.num_terms + 1)
-        return guarded(torch.as_tensor(error), square * (1.0 + growth), limits.max)
+        return guarded(torch.as_tensor(error), square * (1.0 + sums.growth(height + 1)), limits.max)
 
-    shadow = norm_bound(exact, own, SHADOW_ROUNDOFF, num_terms=max(sums.num_terms, own), smallest_normal=_TINY)
-    return Norm(exact, bound(sums.heights[0], 0.0), bound(sums.heights[1], storage), torch.as_tensor(shadow))
+    tree, any_order = sums.heights
+    terms = sums.num_terms + sums.own_height
+    shadow = norm_bound(exact, sums.own_height, SHADOW_ROUNDOFF, num_terms=terms, smallest_normal=_TINY)
+    return Norm(exact, bound(tree, 0.0), bound(any_order, _storage(sums.dtype)), torch.as_tensor(shadow))
 
 
 def _absolute(sums: _Sums) -> Norm:
-    wanted = (_itself, _excuse) if sums.dtype == torch.float64 else (_itself,)
-    totals, own = sums.totals(*wanted)
-    exact = _without_overflow(totals)
-    largest, storage = torch.finfo(sums.accumulator).max, _storage(sums.dtype)
+    exact = _without_overflow(sums)
+    largest = torch.finfo(sums.accumulator).max
 
-    def bound(height: int, stored: float) -> Tensor:
-        growth = float(growth_factor(height, sums.unit, sums.num_terms)) + _STORES * stored
+    def bound(height: Quantity, stored: float) -> Tensor:
+        growth = sums.growth(height) + _STORES * stored
         return guarded(growth * exact, (1.0 + growth) * exact, largest)
 
-    return Norm(exact, bound(sums.heights[0], 0.0), bound(sums.heights[1], storage), own * SHADOW_ROUNDOFF * exact)
+    tree, any_order = sums.heights
+    own = sums.own_height * SHADOW_ROUNDOFF * exact
+    return Norm(exact, bound(tree, 0.0), bound(any_order, _storage(sums.dtype)), own)
 
 
 def _count(sums: _Sums) -> Norm:
-    """Count the elements that are not zero; NaN is not."""
-    (exact,), _ = sums.totals(lambda x: (x != 0.0).to(torch.float64))
+    exact = sums.totals[0]
     growth = count_growth(sums.num_terms, sums.unit)
     stored = _STORES * _storage(sums.dtype)
     return Norm(exact, growth * exact, (growth + stored) * exact, torch.zeros_like(exact))
 
 
 def _of_powers(sums: _Sums, order: float) -> Norm:
-    wanted: list[Callable[[Tensor], Tensor]] = [lambda x: x**order]
-    exact_order = is_exact_order(order, sums.accumulator)
-    if not exact_order:
-        wanted.append(lambda x: torch.where(x > 0.0, x**order * x.log().abs(), 0.0))
-    if sums.dtype == torch.float64:
-        wanted.append(_excuse)
-    totals, own = sums.totals(*wanted)
-    logarithms = None if exact_order else totals[1]
-    total = _without_overflow([totals[0], totals[-1]]) if sums.dtype == torch.float64 else totals[0]
+    total = _without_overflow(sums)
+    logarithms = None if is_exact_order(order, sums.accumulator) else sums.totals[1]
     exact = total ** (1.0 / order)
-    limits, storage = torch.finfo(sums.accumulator), _storage(sums.dtype)
+    limits, stored = torch.finfo(sums.accumulator), _STORES * _storage(sums.dtype)
 
-    def bound(growth: float, unit: float, smallest: float, largest: float) -> Tensor:
+    def bound(growth: Quantity, unit: float, smallest: float, largest: float) -> Tensor:
         powers = PowerNorm(total, order, sums.num_terms, growth, logarithms)
         return power_norm_bound(exact, powers, unit, smallest, largest)
 
-    def of_height(height: int) -> Tensor:
-        growth = float(growth_factor(height, sums.unit, sums.num_terms))
-        return bound(growth, sums.unit, limits.smallest_normal, limits.max)
-
-    shadow = bound(own * SHADOW_ROUNDOFF, SHADOW_ROUNDOFF, _TINY, math.inf)
-    permissive = of_height(sums.heights[1])
-    return Norm(exact, of_height(sums.heights[0]), permissive + _STORES * storage * (exact + permissive), shadow)
+    strict, permissive = (
+        bound(sums.growth(height), sums.unit, limits.smallest_normal, limits.max) for height in sums.heights
+    )
+    shadow = bound(sums.own_height * SHADOW_ROUNDOFF, SHADOW_ROUNDOFF, _TINY, math.inf)
+    return Norm(exact, strict, permissive + stored * (exact + permissive), shadow)
 
 
-def _without_overflow(totals: Sequence[Tensor]) -> Tensor:
-    """Return the first total; where only finite float64 numbers made it infinite, the largest number instead.
-
-    The second is zero for finite numbers, and present where the first may overflow.
-    """
-    total = totals[0]
-    for excuse in totals[1:]:
-        overflowed = (excuse == 0.0) & ~torch.isfinite(total)
-        total = torch.where(overflowed, torch.finfo(torch.float64).max, total)
-    return total
+def _without_overflow(sums: _Sums) -> Tensor:
+    """Return the first total; where only finite float64 numbers made it infinite, the largest number instead."""
+    total = sums.totals[0]
+    if sums.dtype != torch.float64:
+        return total
+    overflowed = (sums.totals[-1] == 0.0) & ~torch.isfinite(total)
+    return torch.where(overflowed, torch.finfo(torch.float64).max, total)
 
 
 def _storage(dtype: torch.dtype) -> float:
     return 0.0 if accumulator_dtype(dtype) == dtype else unit_roundoff(dtype)
 
 
-def _finite_order(rows: Rows, order: float, arithmetic: Arithmetic) -> Norm:
-    sums = _sums(rows, arithmetic)
+def _norm(sums: _Sums, order: float) -> Norm:
     if order == 2.0:
         return _euclidean(sums)
     if order == 1.0:
@@ -195,12 +181,12 @@ def _finite_order(rows: Rows, order: float, arithmetic: Arithmetic) -> Norm:
     return _count(sums) if order == 0.0 else _of_powers(sums, order)
 
 
-def _extremum(rows: Rows, order: float, arithmetic: Arithmetic) -> Tensor:
+def _extremum(rows: Tensor, num_kept: int, order: float, arithmetic: Arithmetic) -> Tensor:
     """Return the largest or smallest absolute value, which is exact; zero where there is none."""
-    magnitude = rows.source.to(rows.result.dtype).to(torch.float64).abs()
-    dims = tuple(range(rows.num_kept, magnitude.dim()))
-    if rows.num_terms == 0:
-        return torch.zeros(rows.result.shape, dtype=torch.float64, device=magnitude.device)
+    magnitude = rows.to(torch.float64).abs()
+    dims = tuple(range(num_kept, magnitude.dim()))
+    if not rows.numel():
+        return magnitude.new_zeros(rows.shape[:num_kept])
     if order > 0.0:
         return arithmetic.maximum(magnitude, dims, False)
     return -arithmetic.maximum(-magnitude, dims, False)
@@ -219,8 +205,11 @@ def _judge(call: OpCall, captured: Tensor | None, probe: Probe) -> Sequence[Comp
     if not rows.result.numel():
         return ()
     if math.isinf(order):
-        return (_exact(rows.result, _extremum(rows, order, probe.arithmetic)),)
-    return (_bounded(rows.result, _finite_order(rows, order, probe.arithmetic), order),)
+        return (_exact(rows.result, _extremum(rows.source, rows.num_kept, order, probe.arithmetic)),)
+    dtype, count = rows.result.dtype, rows.num_terms
+    totals, own = row_totals(rows.source, rows.num_kept, _terms(order, dtype), probe.arithmetic)
+    sums = _Sums(totals, own, count, _tree_height(count, rows.result), dtype)
+    return (_bounded(rows.result, _norm(sums, order), order),)
 
 
 def _exact(computed: Tensor, exact: Tensor) -> Comparison:
@@ -262,16 +251,20 @@ def _judge_list(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compariso
 
 
 def _joined(call: OpCall, numbers: Sequence[int], order: float, arithmetic: Arithmetic) -> Comparison:
-    everything = Probe(arithmetic=arithmetic)
-    rows = [rows_of(call["self"][number], call.output[number], None, everything, cost=COST) for number in numbers]
-    computed = torch.stack([row.result for row in rows])
+    tensors = [call["self"][number].detach() for number in numbers]
+    rows = [tensor if tensor.dim() else tensor.reshape(1) for tensor in tensors]
+    computed = torch.stack([call.output[number].detach() for number in numbers])
     segments = tuple((f"result[{number}]", 1) for number in numbers)
     if math.isinf(order):
-        comparison = _exact(computed, torch.stack([_extremum(row, order, arithmetic) for row in rows]))
-        return replace(comparison, segments=segments)
-    norms = [_finite_order(row, order, arithmetic) for row in rows]
-    joined = Norm(*(torch.stack(parts) for parts in zip(*norms, strict=True)))
-    return _bounded(computed, joined, order, segments)
+        exact = torch.stack([_extremum(row, 0, order, arithmetic) for row in rows])
+        return replace(_exact(computed, exact), segments=segments)
+    terms = _terms(order, computed.dtype)
+    parts = [row_totals(row, 0, terms, arithmetic) for row in rows]
+    counts = [tensor.numel() for tensor in tensors]
+    facts = [(own, count, _tree_height(count, computed)) for (_, own), count in zip(parts, counts, strict=True)]
+    own, count, tree = torch.tensor(facts, dtype=torch.float64, device=computed.device).unbind(1)
+    totals = [torch.stack(column) for column in zip(*(part[0] for part in parts), strict=True)]
+    return _bounded(computed, _norm(_Sums(totals, own, count, tree, computed.dtype), order), order, segments)
 
 
 def _numel(tensors: Sequence[Tensor]) -> int:

@@ -17,7 +17,7 @@ from numguard.shadow.arithmetic import Arithmetic
 from numguard.shadow.call import OpCall
 from numguard.shadow.comparison import NotCovered
 
-CHUNK: Final = 1 << 17  # elements that are converted to float64 at once: 1 MiB, within a core's own cache
+CHUNK: Final = 1 << 14  # elements converted to float64 at once: memory that the allocator keeps, in the core's cache
 FLOATS: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 

@@ -149,6 +149,7 @@ def _print_findings(console: Console, telling: Telling, story: Story) -> None:
         console.print(f"\nnumguard did not find the fault. {spent} Try more --steps or another --seed.")
         return
     clean = "never" if culprit.last_clean_step is None else f"step {culprit.last_clean_step}"
+    also = ", ".join(str(other.location) for other in story.faults if other is not culprit)
     rows = {
         "operation": culprit.op,
         "module": culprit.module or "outside of any module",
@@ -156,6 +157,7 @@ def _print_findings(console: Console, telling: Telling, story: Story) -> None:
         "last clean": f"{clean}, the fault was planted at step {telling.planted_step}",
         "first caught": f"step {culprit.first_caught_step}",
         "error": f"{culprit.forward_error:.3g}, where {culprit.error_bound:.3g} is the bound of a correct sum",
+        "also wrong": also or "nothing else",
         "what to do": culprit.advice,
     }
     console.print("\nnumguard names it:")

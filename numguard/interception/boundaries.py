@@ -8,18 +8,23 @@ copies and pickles leave out.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from time import process_time
 from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 
+from numguard.interception.eligibility import is_readable
+
 MAX_BLOCKS: Final = 96
-KEPT_ELEMENTS: Final = 1 << 16  # of a result that is kept rather than reduced to a number at once
-KEPT_BYTES: Final = 8 << 20  # of all results kept in a step
+KEPT_ELEMENTS: Final = 1 << 18  # of a result that is kept rather than reduced to a number at once
+KEPT_BYTES: Final = 16 << 20  # of all results kept in a step
+MAX_MARKS: Final = 1 << 13  # in a step: a loop that calls the model without end keeps its first ones
 BLOCK_SECONDS: Final = 8e-6  # what a marked block costs in forward and backward with cold caches: 5 to 10 measured
+# A class that copies itself in its own way may copy the marked call too, and the copy would call the original.
+_COPYING: Final = ("__getstate__", "__reduce__", "__reduce_ex__", "__deepcopy__", "__copy__", "__setattr__")
 _WRAPPERS: Final = ("module", "_orig_mod", "_fsdp_wrapped_module")
 
 
@@ -79,6 +84,24 @@ def blocks_of(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
     return blocks
 
 
+def _copies_as_usual(module: torch.nn.Module) -> bool:
+    kind = type(module)
+    return all(getattr(kind, name, None) is getattr(torch.nn.Module, name, None) for name in _COPYING)
+
+
+def _leading(output: Any) -> Any:
+    """Return the first part of a block's result."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        return next(iter(output.values()), None)
+    if isinstance(output, tuple | list):
+        return output[0] if output else None
+    if is_dataclass(output) and fields(output):
+        return getattr(output, fields(output)[0].name, None)
+    return None
+
+
 def _number(tensor: Tensor) -> Tensor:
     """Return a number that is finite if and only if every element is, save for sums beyond the format."""
     return tensor.sum(dtype=torch.float32) if tensor.dtype is torch.float16 else tensor.sum()
@@ -99,12 +122,25 @@ class Boundaries:
         Takes the seconds that the marks have cost.
     quiet
         Called with True before something is computed that the mode must not see, and with False after it.
+    fault
+        Takes ``(stage, error)`` when a mark fails: training goes on.
+    keeps
+        Whether small results in host memory are kept as they are; else every result becomes a number at once.
     """
 
-    def __init__(self, model: torch.nn.Module, charge: Callable[[float], None], quiet: Callable[[bool], None]) -> None:
-        self._charge, self._quiet = charge, quiet
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        charge: Callable[[float], None],
+        quiet: Callable[[bool], None],
+        fault: Callable[[str, BaseException], None],
+        *,
+        keeps: bool = True,
+    ) -> None:
+        self._charge, self._quiet, self._fault, self._keeps = charge, quiet, fault, keeps
         self.enabled = True
-        self.blocks = blocks_of(model)
+        # A replica of DataParallel is a copy of the attributes, with the marked call among them.
+        self.blocks = [] if isinstance(model, torch.nn.DataParallel) else blocks_of(model)
         self.watched: list[int] = []
         self._calls: dict[int, Callable[..., Any]] = {}
         self._marks: list[_Mark] = []
@@ -147,27 +183,31 @@ class Boundaries:
         self._earlier = []
 
     def _watch(self, place: int, module: torch.nn.Module) -> None:
-        if module._compiled_call_impl is not None:
+        if module._compiled_call_impl is not None or not _copies_as_usual(module):
             return  # compiled by itself: its graph stays as it is
-        call: Callable[..., Any] = module._call_impl
+        call = module._call_impl
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             output = call(*args, **kwargs)
             if torch.compiler.is_compiling() or not self.enabled:
                 return output
-            tensor = output[0] if isinstance(output, tuple) and output else output
-            if tensor.__class__ is Tensor and tensor.is_floating_point():
-                self._mark(place, tensor)
+            if module.training or torch.is_grad_enabled():  # not an evaluation
+                try:
+                    self._see(place, _leading(output))
+                except Exception as error:
+                    self._fault("block boundaries", error)
             return output
 
         self._calls[place] = watched
         module._compiled_call_impl = watched
 
-    def _mark(self, place: int, tensor: Tensor) -> None:
+    def _see(self, place: int, tensor: Any) -> None:
+        if tensor.__class__ is not Tensor or not is_readable(tensor) or len(self._marks) >= MAX_MARKS:
+            return
         if self._ended:
             self._turn_over()
         size = tensor.nbytes
-        if tensor.numel() <= KEPT_ELEMENTS and self._kept_bytes + size <= KEPT_BYTES and tensor.is_cpu:
+        if self._keeps and tensor.is_cpu and tensor.numel() <= KEPT_ELEMENTS and self._kept_bytes + size <= KEPT_BYTES:
             self._kept_bytes += size
             self._marks.append(_Mark(place, tensor, tensor._version, False))
             if tensor.requires_grad and tensor.grad_fn is not None:
@@ -178,14 +218,21 @@ class Boundaries:
         self._marks.append(_Mark(place, self._quietly(tensor.detach()), 0, True))
         node = tensor.grad_fn
         if node is not None:
-            node.register_prehook(lambda gradients: self._large_gradient(place, gradients))
+            node.register_prehook(  # type: ignore[no-untyped-call]
+                lambda gradients: self._large_gradient(place, gradients)
+            )
         self._charge(process_time() - began + BLOCK_SECONDS)
 
     def _large_gradient(self, place: int, gradients: tuple[Any, ...]) -> None:
-        if self.enabled and gradients and isinstance(gradients[0], Tensor):
+        if not self.enabled or not gradients or gradients[0].__class__ is not Tensor:
+            return
+        try:
             began = process_time()
-            self._gradients.append((place, self._quietly(gradients[0].detach())))
+            if is_readable(gradients[0]):
+                self._gradients.append((place, self._quietly(gradients[0].detach())))
             self._charge(process_time() - began)
+        except Exception as error:
+            self._fault("block boundaries", error)
 
     def _quietly(self, tensor: Tensor) -> Tensor:
         self._quiet(True)
@@ -223,11 +270,8 @@ class Boundaries:
         return None
 
     def _step_gradients(self) -> list[tuple[int, Tensor]]:
-        kept = [
-            (mark.place, mark.output.grad)
-            for mark in self._marks
-            if not mark.is_number and mark.output.is_leaf is False
-        ]
+        # A block that is recomputed has run without a graph first: asking its result for a gradient would warn.
+        kept = [(mark.place, mark.output.grad) for mark in self._marks if mark.output.retains_grad]
         return [(place, grad) for place, grad in kept if grad is not None] + self._gradients
 
     def numbers(self) -> tuple[tuple[str, ...], list[Tensor]]:

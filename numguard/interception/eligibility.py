@@ -1,7 +1,7 @@
 """Which tensors no check can read, with the reason that coverage gives."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -9,9 +9,41 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from numguard.shadow.call import tensors_in
 
+_FAKE: Final = "fake tensor: nothing is computed"
+_FLOATS: Final = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64})
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # of vmap, grad and the like: its values come later
+
+
+def is_readable(tensor: Tensor) -> bool:
+    """Return whether a tensor has floating-point elements that can be looked at here and now, and after the step."""
+    return (
+        tensor.dtype in _FLOATS
+        and tensor.layout is torch.strided
+        and not tensor.is_nested
+        and not tensor.is_meta
+        and not tensor.is_inference()
+        and not isinstance(tensor, FakeTensor)
+        and not _is_wrapped(tensor)
+        and not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+    )
+
+
+_TRACERS: Final = (
+    torch._C._TorchDispatchModeKey.FAKE,
+    torch._C._TorchDispatchModeKey.PROXY,
+    torch._C._TorchDispatchModeKey.FUNCTIONAL,
+)
+
+
+def is_tracing() -> bool:
+    """Return whether a program is being traced or run on fake tensors: then every operator only pretends."""
+    return any(torch._C._get_dispatch_mode(key) is not None for key in _TRACERS)
+
 
 def reason_to_skip(args: Iterable[Any], kwargs: Mapping[str, Any]) -> str | None:
     """Return why a call with these arguments cannot be checked, or None where it can."""
+    if is_tracing():
+        return _FAKE
     for value in (*args, *kwargs.values()):
         for tensor in tensors_in(value):
             reason = _reason(tensor)
@@ -21,12 +53,12 @@ def reason_to_skip(args: Iterable[Any], kwargs: Mapping[str, Any]) -> str | None
 
 
 def _reason(tensor: Tensor) -> str | None:
-    if type(tensor) is FakeTensor:
-        return "fake tensor: nothing is computed"
-    if tensor.layout is not torch.strided:
-        return f"{str(tensor.layout)[6:]} tensor"
+    if isinstance(tensor, FakeTensor):
+        return _FAKE
     if tensor.is_nested:
         return "nested tensor"
+    if tensor.layout is not torch.strided:
+        return f"{str(tensor.layout)[6:]} tensor"
     if tensor.is_quantized:
         return "quantized tensor"
     if tensor.is_complex():

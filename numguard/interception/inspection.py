@@ -162,6 +162,7 @@ class Inspector:
                 captured = [check.capture(call, probe) if check.capture else None for check in checks]
         except NotCovered as reason_given:
             self._excuse(checks[0], reason_given)
+            site.record(self._clock.seconds - before, judged=False)
             return None
         self._sampler.charge(self._clock.seconds - before)
         return Inspection(
@@ -181,16 +182,17 @@ class Inspector:
 
     def _judge_all(self, inspection: Inspection, output: Any) -> None:
         call = OpCall(overload=inspection.call.overload, arguments=inspection.call.arguments, output=output)
-        began = process_time()
+        began, judged = process_time(), False
         for check, captured in zip(inspection.checks, inspection.captured, strict=True):
             try:
                 self._judge(inspection, check, call, captured)
+                judged = True
             except NotCovered as reason:
                 self._excuse(check, reason)
         seconds = process_time() - began
         self._sampler.charge(seconds)
         self.check_seconds += seconds
-        inspection.site.record(seconds)
+        inspection.site.record(seconds, judged=judged)
         inspection.site.last_checked_step = self.step
 
     def _judge(self, inspection: Inspection, check: Check, call: OpCall, captured: Any) -> None:

@@ -2,30 +2,31 @@
 
 Only exhaustive steps look at every operator; the default budget locates the block (``boundaries``). A birth is
 reported only when it matters: it reached the loss, or the optimizer wrote it into a parameter. A mask of -inf is no
-birth, and neither is the overflow of a scaled gradient in a step that GradScaler then skips.
+birth, and neither is the overflow of a scaled gradient in a step that is then skipped.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from numguard.interception.attribution import Origin
+from numguard.interception.eligibility import is_readable, is_tracing
 from numguard.interception.mailbox import Mailbox
-from numguard.shadow.call import overload_name, tensors_in
+from numguard.shadow.call import bind, mutated_arguments, overload_name, tensors_in
 
 # Operators by which programs write constants: an infinity that one of them writes was asked for.
 _CONSTANTS: Final = frozenset(
     {
         "masked_fill", "masked_fill_", "full", "full_like", "new_full", "fill", "fill_", "where", "scalar_tensor",
-        "constant_pad_nd", "zero_", "copy_", "index_fill", "index_fill_", "masked_scatter", "_to_copy",
+        "constant_pad_nd", "index_fill", "index_fill_", "masked_scatter", "masked_scatter_",
     }
 )  # fmt: skip
 # Their results are memory that nobody has written yet.
 _UNWRITTEN: Final = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_"})
-_SCALER: Final = "_amp_foreach_non_finite_check_and_unscale_"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,8 +43,8 @@ class Birth:
         Position among the operators of the step.
     nan
         True for NaN, False for Inf only.
-    mask
-        True where a constant was written on purpose.
+    asked_for
+        True for an infinity that the program wrote as a constant or brought along.
     shape, dtype
         Of the result.
     """
@@ -52,18 +53,35 @@ class Birth:
     origin: Origin
     index: int
     nan: bool
-    mask: bool
+    asked_for: bool
     shape: tuple[int, ...]
     dtype: str
+
+
+@dataclass(slots=True)
+class _Trace:
+    """What is known of one step; its flags may arrive while the next steps run."""
+
+    tags: dict[int, Birth] = field(default_factory=dict)
+    births: list[Birth] = field(default_factory=list)
+    written: Birth | None = None
 
 
 def _key(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
+def _covers_storage(tensor: Tensor) -> bool:
+    return tensor.nbytes >= tensor.untyped_storage().nbytes()
+
+
 def _flags(tensor: Tensor) -> Tensor:
     """Return [not all finite, any NaN] as float64, without waiting for the device."""
     return torch.stack([~torch.isfinite(tensor).all(), torch.isnan(tensor).any()]).double()
+
+
+def _is_constant(name: str, arguments: Sequence[Any]) -> bool:
+    return name in _CONSTANTS or any(isinstance(value, float) and not math.isfinite(value) for value in arguments)
 
 
 class OriginSearch:
@@ -73,96 +91,110 @@ class OriginSearch:
     ----------
     mailbox
         Brings the flags to the host; they are interpreted in the order of the operators.
+    is_parameter
+        Tells a parameter of the guarded run: what the optimizer writes into one is there to stay.
     """
 
-    def __init__(self, mailbox: Mailbox) -> None:
-        self._mailbox = mailbox
-        self._tags: dict[int, Birth] = {}
+    def __init__(self, mailbox: Mailbox, is_parameter: Callable[[Tensor], bool] = lambda tensor: True) -> None:
+        self._mailbox, self._is_parameter = mailbox, is_parameter
         self._known: set[int] = set()
         self._index = 0
-        self._births: list[Birth] = []
-        self._written: Birth | None = None
-        self.scaled = False
+        self._trace = _Trace()
 
     def start_step(self) -> None:
         """Forget the step before."""
-        self._tags.clear()
         self._known.clear()
-        self._births.clear()
-        self._written = None
         self._index = 0
-        self.scaled = False
+        self._trace = _Trace()
 
     def note(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any, origin: Origin) -> None:
-        """Look at the result of an operator, and at those inputs that no operator of this step has produced."""
-        name = func._schema.name.partition("::")[2]
-        self.scaled = self.scaled or name == _SCALER
+        """Look at what an operator wrote, and at those inputs that no operator of this step has produced."""
+        if is_tracing():
+            return
         self._index += 1
-        outputs = [t for t in tensors_in(output) if t.is_floating_point() and t.numel()]
-        if not outputs or name in _UNWRITTEN:
+        name = func._schema.name.partition("::")[2]
+        outputs = _readable([output])
+        if name in _UNWRITTEN:
             self._forget(outputs)
             return
-        inputs = [t for value in (*args, *kwargs.values()) for t in tensors_in(value) if t.is_floating_point()]
-        produced = {_key(t) for t in outputs}
-        for tensor in inputs:
-            if tensor.numel() and _key(tensor) not in self._known and _key(tensor) not in produced:
-                self._ask(tensor, (), func, origin, outside=True)
+        given = (*args, *kwargs.values())
+        inputs = _readable(given)
         keys = tuple(_key(tensor) for tensor in inputs)
+        mutated = mutated_arguments(func)
+        if mutated:
+            arguments = bind(func, args, kwargs)
+            outputs = _readable([arguments[argument] for argument in mutated])
+        else:  # a view of an input holds nothing new, and may show only the finite part of it
+            outputs = [tensor for tensor in outputs if _key(tensor) not in keys]
+        produced = {_key(tensor) for tensor in outputs}
+        for tensor, key in zip(inputs, keys, strict=True):
+            if key not in self._known and key not in produced:
+                self._ask(tensor, (), "input", origin, asked_for=True)
         for tensor in outputs:
-            self._ask(tensor, keys, func, origin, outside=False)
+            self._ask(tensor, keys, overload_name(func), origin, asked_for=_is_constant(name, given))
 
     def _forget(self, tensors: Sequence[Tensor]) -> None:
         for tensor in tensors:
             self._known.add(_key(tensor))
-            self._tags.pop(_key(tensor), None)
+            self._trace.tags.pop(_key(tensor), None)
 
-    def _ask(self, tensor: Tensor, parents: tuple[int, ...], func: Any, origin: Origin, *, outside: bool) -> None:
+    def _ask(self, tensor: Tensor, parents: tuple[int, ...], op: str, origin: Origin, *, asked_for: bool) -> None:
         key, index, shape, dtype = _key(tensor), self._index, tuple(tensor.shape), str(tensor.dtype)[6:]
+        stays = origin.phase == "optimizer" and op != "input" and self._is_parameter(tensor)
+        whole, trace = _covers_storage(tensor), self._trace
         self._known.add(key)
-        op = overload_name(func)
-        constant = func._schema.name.partition("::")[2] in _CONSTANTS
 
         def deliver(flags: list[float]) -> None:
             if not flags[0]:
-                self._tags.pop(key, None)
+                if whole:
+                    trace.tags.pop(key, None)
                 return
             nan = bool(flags[1])
-            inherited = next((self._tags[parent] for parent in parents if parent in self._tags), None)
-            if inherited is not None and not (inherited.mask and nan):
-                birth = inherited
-            else:
+            birth = next((trace.tags[parent] for parent in parents if parent in trace.tags), None)
+            if birth is None or (birth.asked_for and nan and not birth.nan):
                 birth = Birth(
-                    op="input" if outside else op,
+                    op=op,
                     origin=origin,
                     index=index,
                     nan=nan,
-                    mask=constant and not nan and not outside,
+                    asked_for=asked_for and not nan,
                     shape=shape,
                     dtype=dtype,
                 )
-                self._births.append(birth)
-            self._tags[key] = birth
-            if origin.phase == "optimizer" and not birth.mask and not outside and self._written is None:
-                self._written = birth
+                trace.births.append(birth)
+            trace.tags[key] = birth
+            if stays and trace.written is None:
+                trace.written = birth
 
         self._mailbox.post(_flags(tensor), deliver)
 
-    def birth(self, loss: Tensor | None, *, loss_is_finite: bool) -> Birth | None:
-        """Return the birth that mattered in this step, or None.
+    def question(self, loss: Tensor | None) -> Callable[[bool], Birth | None]:
+        """Return a function that names the birth that mattered in this step, or None.
 
         Parameters
         ----------
         loss
             The step's loss, whose data flow leads to the birth; None where it is a plain number.
-        loss_is_finite
-            Whether the loss is.
+
+        Returns
+        -------
+        Callable
+            Takes whether the loss is finite; to be asked when the flags of the step have arrived.
         """
-        if not loss_is_finite:
-            found = self._tags.get(_key(loss)) if loss is not None and loss.numel() else None
-            if found is not None and not found.mask:
+        trace = self._trace
+        key = _key(loss) if loss is not None and is_readable(loss) else None
+
+        def birth(loss_is_finite: bool) -> Birth | None:
+            if loss_is_finite:
+                return trace.written
+            found = trace.tags.get(key) if key is not None else None
+            if found is not None and not found.asked_for:
                 return found
-            candidates = [birth for birth in self._births if not birth.mask]
-            return min(candidates, key=lambda birth: (not birth.nan, birth.index), default=None)
-        if self._written is not None and not self.scaled:
-            return self._written
-        return None
+            candidates = [birth for birth in trace.births if not birth.asked_for]
+            return min(candidates, key=lambda birth: (not birth.nan, birth.index), default=found)
+
+        return birth
+
+
+def _readable(values: Sequence[Any]) -> list[Tensor]:
+    return [tensor for value in values for tensor in tensors_in(value) if is_readable(tensor) and tensor.numel()]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from numguard.interception.sites import FIRST_VISITS, Site, SiteTable
+from numguard.interception.sites import Site, SiteTable
 
 CHECKS_PER_QUOTA = 16
 UNKNOWN_SECONDS = 3e-4  # what the first check of a site is taken to cost until it has been measured
@@ -64,8 +64,8 @@ class Sampler:
         known = [
             site for site in sites if site.calls_per_step > 0.0 and (phases is None or site.origin.phase in phases)
         ]
-        fresh = [site for site in known if site.num_checked < FIRST_VISITS]
-        rest = [site for site in known if site.num_checked >= FIRST_VISITS]
+        fresh = [site for site in known if site.is_fresh]
+        rest = [site for site in known if not site.is_fresh]
         self._random.shuffle(fresh)
         fresh.sort(key=lambda site: site.num_checked)
         rest.sort(key=lambda site: site.last_checked_step)

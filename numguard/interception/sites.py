@@ -27,6 +27,7 @@ class Site:
     shape: str
     num_seen: int = 0
     num_checked: int = 0
+    num_excused: int = 0
     num_failed: int = 0
     num_elements: int = 0
     last_checked_step: int = -1
@@ -46,9 +47,17 @@ class Site:
             return 1.0
         return float(1.0 - (1.0 - CONFIDENCE) ** (1.0 / self.num_checked))
 
-    def record(self, seconds: float) -> None:
-        """Count one check and what it cost."""
-        self.num_checked += 1
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it has not had its first checks; a call that no check could judge is not waited for again."""
+        return self.num_checked + self.num_excused < FIRST_VISITS
+
+    def record(self, seconds: float, *, judged: bool) -> None:
+        """Count one check and what it cost, or an attempt that ended without a verdict."""
+        if judged:
+            self.num_checked += 1
+        else:
+            self.num_excused += 1
         self.seconds = seconds if self.seconds == 0.0 else 0.8 * self.seconds + 0.2 * seconds
 
 

@@ -146,7 +146,7 @@ class Casebook:
         """Return the root that explains a new finding: the same operator wrong elsewhere, or any earlier error."""
         errors = [case for case in self._cases.values() if case.finding.severity == "error"]
         if KINDS[kind] == "error":
-            errors = [case for case in errors if case.finding.op == op]
+            errors = [case for case in errors if _kernel(case.finding.op) == _kernel(op)]
         elif kind not in _SYMPTOMS:
             return None
         errors = [case for case in errors if step is None or _first(case.finding) <= step]
@@ -170,6 +170,11 @@ class Casebook:
         return [case.finding for case in due]
 
 
+def _kernel(op: str) -> str:
+    """Return the operator without its overload: ``sum`` and ``sum.dim_IntList`` share their kernels."""
+    return op.partition(".")[0]
+
+
 def _first(finding: Finding) -> int:
     return -1 if finding.first_caught_step is None else finding.first_caught_step
 
@@ -180,6 +185,7 @@ def _evidence(observation: Observation, rank: Rank) -> dict[str, Any]:
     evidence |= {
         "check": observation.check,
         "output": observation.output,
+        "dtype": observation.site.dtype,
         "num_elements": int(verdict.num_elements),
         "num_wrong": int(verdict.num_wrong),
         "worst_index": int(verdict.worst_index),

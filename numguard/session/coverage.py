@@ -24,8 +24,8 @@ class SiteCoverage:
         Mean of error over strict bound with its sign: a systematic bias shows here long before a bound breaks.
     detectable_rate
         Smallest share of corrupted calls that would have been caught by now with 95 % probability.
-    checks_per_step
-        Mean number of checks of this site per step of the run.
+    checks_per_step, calls_per_step
+        Mean number of checks of this site per step of the run, and of its calls in an armed step.
     """
 
     op: str
@@ -129,7 +129,7 @@ class Coverage:
 
 def is_first_covered(sites: Iterable[Site]) -> bool:
     """Return whether every site has had its first checks, or all the calls it ever made."""
-    return all(site.num_checked >= min(FIRST_VISITS, site.num_seen) for site in sites)
+    return all(site.num_checked + site.num_excused >= min(FIRST_VISITS, site.num_seen) for site in sites)
 
 
 def site_coverage(site: Site, num_steps: int) -> SiteCoverage:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from numguard.errors import UsageError
 from numguard.finding import Finding
 from numguard.session.guard import Guard
 from numguard.session.options import make_options
@@ -110,4 +111,6 @@ def guard(
             "seed": seed,
         }
     )
+    if model is not None and not isinstance(model, torch.nn.Module):
+        raise UsageError(f"model= got a {type(model).__name__}; give a torch.nn.Module, or None")
     return Guard(options, model=model, optimizers=checked_optimizers(optimizer))

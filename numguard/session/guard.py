@@ -5,12 +5,14 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from numguard.errors import FindingError, GuardStateError, UsageError
 from numguard.finding import Finding
@@ -53,12 +55,12 @@ class Guard:
         self._running = False
         self._thread = 0
         self._step = 0
-        self._resumed: dict[str, Any] | None = None
         self._micro: list[Any] = []
         self._step_began = 0.0
         self._wake = 0
         self._suspended = 0
         self._paused_seconds = 0.0
+        self._pauses = 0
 
     # -- start and stop ----------------------------------------------------------------------------------------
 
@@ -70,17 +72,16 @@ class Guard:
         GuardStateError
             If the guard runs already.
         """
+        if self._off:
+            return self
         if self._running:
             raise GuardStateError("guard.start() was called twice; call guard.stop() first, or make a second guard")
-        if self._off:
-            self._running = True
-            return self
-        self._run = Run(self._options, self._model, self._optimizers, self._send, self._resumed)
+        self._run = Run(self._options, self._model, self._optimizers, self._send)
         self._running, self._thread = True, threading.get_ident()
         entered(self)
         self._run.begin(self._step)
         self._step_began = perf_counter()
-        self._wake = self._run.begin_step(self._step)
+        self._begin_step()
         return self
 
     def stop(self, reason: str = "stop") -> None:
@@ -88,12 +89,16 @@ class Guard:
         if not self._running:
             return
         self._running, self._wake = False, 0
-        if self._run is None:
+        run = self._run
+        if run is None:
             return
-        self._run.arming.leave()
-        self._run.catch_up(self._step_began)
         left(self)
-        self._run.finish(self._step, reason)
+        try:
+            run.arming.leave()
+            run.catch_up(self._step_began)
+            run.finish(self._step, reason)
+        except Exception as error:
+            run.health.failed(error)
         self._raise_if_asked()
 
     def __enter__(self) -> "Guard":
@@ -156,37 +161,55 @@ class Guard:
         ):
             self._step += 1
             return
-        if not self._running:
-            raise GuardStateError(
-                "guard.step() was called outside the guarded block; call it inside `with numguard.guard(...) as g:`, "
-                "or between g.start() and g.stop()"
-            )
+        if self._off:
+            return
+        self._check_place("step")
         if run is None or self._suspended:
             return
+        began = perf_counter()
+        loss = _checked_loss(self._whole_loss(loss))
+        number = self._step if step is None else _checked_step(step)
+        extra = {"lr": lr, "tokens": tokens, "grad_norm": grad_norm, "batch_id": batch_id}
+        try:
+            armed = run.arming.leave()
+            with run.clock:
+                self._step_began = run.catch_up(self._step_began)
+                run.end_step(number, loss, began - self._step_began - self._paused_seconds, armed, extra)
+                run.poll(number + 1)
+        except Exception as error:  # ours: training goes on
+            run.health.failed(error)
+        self._step, self._step_began, self._paused_seconds = number + 1, began, 0.0
+        self._raise_if_asked()
+        self._begin_step()
+
+    def _begin_step(self) -> None:
+        run, self._wake = self._run, 0
+        if run is None or self._pauses:
+            return
+        try:
+            self._wake = run.begin_step(self._step)
+        except Exception as error:
+            run.health.failed(error)
+
+    def _check_place(self, method: str) -> None:
+        if not self._running:
+            raise GuardStateError(
+                f"guard.{method}() was called outside the guarded block; call it inside "
+                "`with numguard.guard(...) as g:`, or between g.start() and g.stop()"
+            )
         if threading.get_ident() != self._thread:
             raise GuardStateError(
-                "guard.step() was called from another thread than the one that started the guard, which sees only "
-                "its own thread; start a guard in this thread, or call step() from the other"
+                f"guard.{method}() was called from another thread than the one that started the guard, which sees "
+                f"only its own thread; start a guard in this thread, or call {method}() from the other"
             )
-        began = perf_counter()
-        armed = run.arming.leave()
-        with run.clock:
-            self._step_began = run.catch_up(self._step_began)
-            loss = self._whole_loss(loss)
-            if step is not None:
-                self._step = _checked_step(step)
-            extra = {"lr": lr, "tokens": tokens, "grad_norm": grad_norm, "batch_id": batch_id}
-            run.end_step(self._step, loss, began - self._step_began - self._paused_seconds, armed, extra)
-            self._step += 1
-            self._paused_seconds = 0.0
-            self._step_began = began
-            run.poll(self._step)
-        self._raise_if_asked()
-        self._wake = run.begin_step(self._step)
 
     def micro_step(self, loss: Tensor | float) -> None:
         """Note the loss of one part of an accumulated step; the next :meth:`step` uses their mean."""
-        if self._running and self._run is not None and not self._suspended:
+        if self._off:
+            return
+        self._check_place("micro_step")
+        if not self._suspended:
+            loss = _checked_loss(loss)
             self._micro.append(loss.detach() if isinstance(loss, Tensor) else loss)
 
     def _whole_loss(self, loss: Tensor | float | None) -> Tensor | float | None:
@@ -196,14 +219,6 @@ class Guard:
             for part in parts[1:]:
                 total = total + part
             loss = total / len(parts)
-        if isinstance(loss, Tensor):
-            if loss.numel() != 1:
-                raise UsageError(
-                    f"guard.step() got a loss of shape {tuple(loss.shape)}, which is not one number; "
-                    "give loss.mean(), or the number that you log"
-                )
-        elif loss is not None and (isinstance(loss, bool) or not isinstance(loss, int | float)):
-            raise UsageError(f"guard.step() got a loss of type {type(loss).__name__}; give a tensor or a number")
         return loss
 
     def _raise_if_asked(self) -> None:
@@ -230,8 +245,9 @@ class Guard:
         """
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise UsageError(f"guard.arm({steps!r}): give the number of steps, at least 1")
-        if not self._running:
-            raise GuardStateError("guard.arm() was called outside the guarded block; call it between start and stop")
+        if self._off:
+            return
+        self._check_place("arm")
         if self._run is not None:
             self._run.burst(self._step, steps, "g.arm")
             self._wake = 0
@@ -240,14 +256,16 @@ class Guard:
     def pause(self) -> Iterator[None]:
         """Look away inside the block, for an evaluation between two steps."""
         run = self._run
-        if not self._running or run is None:
+        if not self._running or run is None or self._pauses or self._suspended:
             yield
             return
         began, self._wake = perf_counter(), 0
+        self._pauses += 1
         run.pause(self._step)
         try:
             yield
         finally:
+            self._pauses -= 1
             run.resume(self._step)
             self._paused_seconds += perf_counter() - began
 
@@ -255,13 +273,13 @@ class Guard:
         """Look away until :meth:`resume`: a nested guard calls this on the outer one."""
         self._suspended += 1
         self._wake = 0
-        if self._run is not None and self._suspended == 1:
+        if self._run is not None and self._running and self._suspended == 1:
             self._run.pause(self._step)
 
     def resume(self) -> None:
         """Look again after :meth:`suspend`; time between the two does not count."""
         self._suspended -= 1
-        if self._run is not None and self._suspended == 0:
+        if self._run is not None and self._running and self._suspended == 0:
             self._run.resume(self._step)
             self._step_began = perf_counter()
 
@@ -296,10 +314,7 @@ class Guard:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a later attempt of the same run needs to go on: plain JSON values."""
-        state: dict[str, Any] = {"schema": STATE_SCHEMA, "step": self._step, "seed": self._options.seed}
-        if self._run is not None:
-            state["sites"] = self._run.site_state()
-        return state
+        return {"schema": STATE_SCHEMA, "step": self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`; call it before :meth:`start`.
@@ -307,7 +322,9 @@ class Guard:
         Raises
         ------
         UsageError
-            If the state is not one of a guard, or the guard runs already.
+            If the state is not one of a guard.
+        GuardStateError
+            If the guard runs already.
         """
         if self._running:
             raise GuardStateError("load_state_dict() was called on a running guard; call it before start()")
@@ -315,7 +332,23 @@ class Guard:
             found = state.get("schema") if isinstance(state, dict) else type(state).__name__
             raise UsageError(f"the state has schema {found!r}; this release reads schema {STATE_SCHEMA} of a guard")
         self._step = _checked_step(state.get("step"))
-        self._resumed = state
+
+
+def _checked_loss(loss: Any) -> Tensor | float | None:
+    if isinstance(loss, Tensor):
+        if loss.is_nested or loss.numel() != 1:
+            shape = "a nested tensor" if loss.is_nested else f"shape {tuple(loss.shape)}"
+            raise UsageError(
+                f"guard.step() got a loss of {shape}, which is not one number; "
+                "give loss.mean(), or the number that you log"
+            )
+        if loss.is_complex() or loss.is_meta or isinstance(loss, FakeTensor):
+            kind = "complex" if loss.is_complex() else "meta or fake"
+            raise UsageError(f"guard.step() got a {kind} tensor, which is no real number; give the loss that you log")
+        return loss
+    if loss is not None and (isinstance(loss, bool) or not isinstance(loss, Real)):
+        raise UsageError(f"guard.step() got a loss of type {type(loss).__name__}; give a tensor or a number")
+    return None if loss is None else float(loss)
 
 
 def _checked_step(step: Any) -> int:

@@ -39,10 +39,10 @@ class Health:
         self._testing = False
 
     def degrade(self, step: int, stage: str, what: str, advice: str, **evidence: Any) -> None:
-        """Enter a ``degraded`` finding, once for each stage and reason."""
+        """Enter a ``degraded`` finding, once for each stage and reason; the log has but one reason, lost events."""
         self._run.enter(
             "degraded",
-            (stage, what),
+            (stage,) if stage == "log" else (stage, what),
             op="",
             module="",
             first_caught_step=step,
@@ -64,6 +64,13 @@ class Health:
                 f"{key}: {str(error)[:200]}",
                 "Training is not affected. Please report this with the numguard and torch versions.",
             )
+
+    def failed(self, error: Exception) -> None:
+        """Note an exception of a session's own code, between two steps; never raises."""
+        try:
+            self.fault("session", error)
+        except Exception:
+            log.exception("numguard failed twice; training goes on")
 
     # -- the planted fault -------------------------------------------------------------------------------------
 

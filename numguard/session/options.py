@@ -3,11 +3,12 @@
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from numguard.checks import select
 from numguard.errors import UsageError
 from numguard.finding import Finding
 
@@ -45,14 +46,38 @@ class GuardOptions:
         return self.budget is None
 
 
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
+    for text in texts:
+        if not isinstance(text, str):
+            raise UsageError(f"{name}= got {text!r}, which is not a string; give names or regular expressions")
+    return texts
+
+
+def _path(name: str, value: Any) -> Path | None:
+    if value is None:
+        return None
+    try:
+        return Path(os.fsdecode(value))
+    except TypeError:
+        raise UsageError(f"{name}= got {value!r}, which is not a path; give a string or a pathlib.Path") from None
+
+
+def _checks(value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    names = _texts("checks", value)
+    if not names:
+        raise UsageError("checks= is empty: nothing would be checked; leave it out for all checks, or name some")
+    select(names, ())  # raises for a name that no check has
+    return names
+
+
 def _patterns(name: str, value: str | Sequence[str] | None) -> tuple[re.Pattern[str], ...] | None:
     if value is None:
         return None
-    texts = (value,) if isinstance(value, str) else tuple(value)
     compiled = []
-    for text in texts:
-        if not isinstance(text, str):
-            raise UsageError(f"{name}= got {text!r}, which is not a string; give module names or regular expressions")
+    for text in _texts(name, value):
         try:
             compiled.append(re.compile(text))
         except re.error as error:
@@ -96,15 +121,13 @@ def make_options(arguments: Mapping[str, Any]) -> GuardOptions:
     seed = arguments["seed"]
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise UsageError(f"seed={seed!r} is not an integer; the same integer must be given on every rank")
-    checks = arguments["checks"]
-    run_dir, accept = arguments["run_dir"], arguments["accept"]
     return GuardOptions(
-        run_dir=None if run_dir is None else Path(os.fspath(run_dir)),
+        run_dir=_path("run_dir", arguments["run_dir"]),
         budget=_budget(arguments["budget"]),
-        checks=None if checks is None else ((checks,) if isinstance(checks, str) else tuple(checks)),
+        checks=_checks(arguments["checks"]),
         modules=_patterns("modules", arguments["modules"]),
         skip=_patterns("skip", arguments["skip"]) or (),
         on_finding=on_finding,
-        accept=None if accept is None else Path(os.fspath(accept)),
+        accept=_path("accept", arguments["accept"]),
         seed=seed,
     )

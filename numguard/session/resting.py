@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from torch import Tensor
 
-MOST_RESTING: Final = 16  # steps in a row
+MOST_RESTING: Final = 32  # steps in a row
 SECONDS: Final = 10e-6  # what such a step costs with cold caches; asking a clock twice would cost a part of that
 
 
@@ -31,10 +31,10 @@ class Resting:
 
     def take(self, step: int, loss: Tensor, hook_seconds: float) -> bool:
         """Put a step aside; False, and nothing done, where its loss is not one finite number."""
-        if loss.numel() != 1:
-            return False
-        value = loss.item()
-        if not math.isfinite(value):
+        try:
+            if loss.numel() != 1 or not math.isfinite(value := loss.item()):
+                return False
+        except (RuntimeError, TypeError):  # complex, or without a value: refused where there is time to say why
             return False
         self._steps.append(RestingStep(step, value, perf_counter(), hook_seconds))
         return True

@@ -57,8 +57,6 @@ class Run:
     ----------
     options, model, optimizers, send
         As given to :class:`~numguard.session.guard.Guard`.
-    resumed
-        State of an earlier attempt, or None.
     """
 
     def __init__(
@@ -67,7 +65,6 @@ class Run:
         model: torch.nn.Module | None,
         optimizers: Sequence[torch.optim.Optimizer],
         send: Callable[[Tensor], Parcel] | None,
-        resumed: Mapping[str, Any] | None,
     ) -> None:
         self.options = options
         self.rank = this_rank()
@@ -85,13 +82,13 @@ class Run:
         self.log: Log = self._open_log()
         self.journal = Journal(self.log, writes_steps=self.rank.rank == 0)
         self.mailbox, immediate = self._mailbox(model, send)
-        self.origins = OriginSearch(self.mailbox)
+        self.origins = OriginSearch(self.mailbox, _membership(model, optimizers))
         self.health = Health(self)
         self.inspector = Inspector(
             table=table_of(self.checks) | {planted_overload(): (REGISTRY["sum"],)},
             attribution=Attribution(_names(model)),
             sites=self.sites,
-            sampler=(sampler := Sampler(options.seed * 1_000_003 + self.rank.rank)),
+            sampler=(sampler := Sampler((options.seed * 1_000_003 + self.rank.rank) % 2**64)),
             mailbox=self.mailbox,
             clock=self.clock,
             admits=self._admits,
@@ -116,7 +113,7 @@ class Run:
             on_agreement=self._thin_out,
             may_leave_early=len(optimizers) == 1 and hasattr(optimizers[0], "register_step_pre_hook"),
         )
-        self.boundaries = Boundaries(model, self._charge_hook, self._quiet) if model is not None else None
+        self.boundaries = self._watch_blocks(model, immediate)
         self.vitals = Vitals(
             mailbox=self.mailbox,
             immediate=immediate,
@@ -127,7 +124,6 @@ class Run:
         )
         self.triggers = Triggers(options.run_dir if self.rank.rank == 0 or options.run_dir is not None else None)
         self.step_count = StepCount(optimizers, self.arming.before_update)
-        self._resumed = resumed
         self.updates = Updates(model, optimizers, 0)
         self._resting = Resting()
 
@@ -162,6 +158,11 @@ class Run:
         if self.arming.mode is not None:
             self.arming.mode.active = not on
 
+    def _watch_blocks(self, model: torch.nn.Module | None, immediate: bool) -> Boundaries | None:
+        if model is None:
+            return None
+        return Boundaries(model, self._charge_hook, self._quiet, self.health.fault, keeps=immediate)
+
     def _thin_out(self) -> None:
         """Watch as many blocks as a part of the budget pays for, now that the length of a step is known."""
         if self.boundaries is not None and self.options.budget is not None:
@@ -190,8 +191,7 @@ class Run:
             checks=sorted(check.name for check in self.checks),
             time=time.time(),
         )
-        if self.options.exhaustive or self.options.budget is not None:
-            self.health.test(step)
+        self.health.test(step)
         self.clock.seconds = 0.0  # the start is not part of any step
 
     def begin_step(self, step: int) -> int:
@@ -206,6 +206,7 @@ class Run:
         if not self._resting.take(step, loss, self._hook_seconds):
             return False
         self._hook_seconds = 0.0
+        self.step_count.stepped()
         if self.boundaries is not None:
             self.boundaries.end_step()
         return True
@@ -283,6 +284,7 @@ class Run:
         """Read and write what is left; leave the model as it was."""
         self.mailbox.close()
         self.health.test(step)
+        self.mailbox.close()
         self.health.close(step)
         if self.boundaries is not None:
             self.boundaries.remove()
@@ -400,13 +402,6 @@ class Run:
         }
         self.journal.coverage(step, self.coverage().to_fields(), cost)
 
-    def site_state(self) -> list[dict[str, Any]]:
-        """Return what a later attempt needs to know of the sites."""
-        return [
-            {"op": site.op, "module": site.origin.module, "checked": site.num_checked, "seen": site.num_seen}
-            for site in self.sites
-        ]
-
     def report(self, step: int) -> str:
         """Return the plain-text report of this rank so far."""
         self.journal.flush_steps()
@@ -430,6 +425,17 @@ def _num_parameters(model: torch.nn.Module | None, optimizers: Sequence[torch.op
     if optimizers:
         return sum(len(group["params"]) for optimizer in optimizers for group in optimizer.param_groups)
     return sum(1 for _ in model.parameters()) if model is not None else None
+
+
+def _membership(
+    model: torch.nn.Module | None, optimizers: Sequence[torch.optim.Optimizer]
+) -> Callable[[Tensor], bool]:
+    """Return what tells a parameter of the run; every tensor may be one where none are known."""
+    if model is None and not optimizers:
+        return lambda tensor: True
+    known = {id(parameter) for parameter in (model.parameters() if model is not None else ())}
+    known |= {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    return lambda tensor: id(tensor) in known
 
 
 def _pid() -> int:

@@ -1,5 +1,6 @@
 """Counts the optimizer's steps, to notice a loop that never tells the guard about its own."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -7,7 +8,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-_PATIENCE: Final = 40  # steps of each optimizer without one of the guard: no accumulation takes that many
+_PATIENCE: Final = 40  # steps of one optimizer without one of the guard: no accumulation takes that many
 
 
 class StepCount:
@@ -24,7 +25,7 @@ class StepCount:
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer], before_update: Callable[[], None]) -> None:
         self._optimizers, self._before_update = optimizers, before_update
         self._handles: list[RemovableHandle] = []
-        self._since = 0
+        self._since: Counter[int] = Counter()
         self._worst = 0
         self._said = False
 
@@ -48,17 +49,17 @@ class StepCount:
         if not torch.compiler.is_compiling():
             self._before_update()
 
-    def _count(self, *_: Any) -> None:
-        self._since += 1
-        self._worst = max(self._worst, self._since)
+    def _count(self, optimizer: Any, *_: Any) -> None:
+        self._since[id(optimizer)] += 1
+        self._worst = max(self._worst, self._since[id(optimizer)])
 
     def stepped(self) -> None:
         """Note that the guard was told of a step."""
-        self._since = 0
+        self._since.clear()
 
     def complaint(self) -> str | None:
         """Return once what is wrong, where many optimizer steps have passed unnoticed."""
-        if self._said or self._worst < _PATIENCE * max(1, len(self._optimizers)):
+        if self._said or self._worst < _PATIENCE:
             return None
         self._said = True
-        return f"{self._worst} optimizer steps passed without a call of g.step()"
+        return f"{self._worst} steps of an optimizer passed without a call of g.step()"

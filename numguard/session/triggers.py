@@ -38,7 +38,8 @@ class Triggers:
 
     def stop(self) -> None:
         """Give the signal back."""
-        if self._installed and threading.current_thread() is threading.main_thread():
+        is_main = threading.current_thread() is threading.main_thread()
+        if self._installed and is_main and signal.getsignal(signal.SIGUSR1) == self._on_signal:
             signal.signal(signal.SIGUSR1, self._previous or signal.SIG_DFL)
         self._installed = False
 

@@ -87,7 +87,7 @@ class Vitals:
             if self._immediate:
                 value = float(loss.detach())
             else:
-                self._post(step, loss.detach())
+                self._post(step, loss.detach(), searched)
                 return None
         elif loss is not None:
             value = float(loss)
@@ -103,8 +103,7 @@ class Vitals:
         return value
 
     def _judge(self, step: int, finite: bool, loss: Any, searched: bool) -> None:
-        tensor = loss if isinstance(loss, Tensor) else None
-        birth = self._origins.birth(tensor, loss_is_finite=finite) if searched else None
+        birth = self._origins.question(loss if isinstance(loss, Tensor) else None)(finite) if searched else None
         if finite and birth is None:
             self._healthy = True
             return
@@ -125,20 +124,25 @@ class Vitals:
                 return Nonfinite(step=step - 1, what="gradient", block=earlier)
         return Nonfinite(step=step, what=what, birth=birth, block=block)
 
-    def _post(self, step: int, loss: Tensor) -> None:
+    def _post(self, step: int, loss: Tensor, searched: bool) -> None:
         """Send loss and flags on their way; they are judged when they arrive."""
         names, flags = self._boundaries.numbers() if self._boundaries is not None else ((), [])
+        ask = self._origins.question(loss) if searched else None
         numbers = torch.stack([part.reshape(()).to(torch.float64) for part in (loss, *flags)])
 
         def deliver(values: list[float]) -> None:
             self._on_loss(step, values[0])
-            if math.isfinite(values[0]):
+            finite = math.isfinite(values[0])
+            birth = ask(finite) if ask is not None else None
+            if finite and birth is None:
                 self._healthy = True
                 return
             self.num_nonfinite += 1
             if self._healthy:
                 self._healthy = False
-                self._on_nonfinite(Nonfinite(step=step, what="loss", block=_first_block(names, values[1:])))
+                block = _first_block(names, values[1:])
+                what = "gradient" if finite else "loss"
+                self._on_nonfinite(Nonfinite(step=step, what=what, birth=birth, block=block))
 
         self._mailbox.post(numbers, deliver)
         if self._boundaries is not None:

@@ -43,10 +43,6 @@ def runs_here(check: Check) -> bool:
     return any(torch._C._dispatch_has_kernel_for_dispatch_key(op, key) for op in check.ops for key in keys)
 
 
-def dtypes_of(example: Example) -> Iterator[tuple[torch.dtype, Example]]:
-    return ((dtype, example) for dtype in example.dtypes)
-
-
 def made(check: Check, example: Example, dtype: torch.dtype, probe: Probe) -> tuple[OpCall, Any]:
     """Run the example's operator, corrupted where it is to be found."""
     overload, args, kwargs = example.call(dtype, torch.Generator().manual_seed(7))
@@ -131,7 +127,7 @@ def test_every_check_has_examples_and_advice(check: Check) -> None:
 
 @pytest.mark.parametrize(("check", "example"), every("silent"))
 def test_silent_examples_are_silent_on_every_route(check: Check, example: Example) -> None:
-    for dtype, _ in dtypes_of(example):
+    for dtype in example.dtypes:
         for route in routes_of(check):
             probe = Probe(arithmetic=route)
             results = examine(check, *made(check, example, dtype, probe), probe)
@@ -141,7 +137,7 @@ def test_silent_examples_are_silent_on_every_route(check: Check, example: Exampl
 
 @pytest.mark.parametrize(("check", "example"), every("silent"))
 def test_silent_examples_are_silent_when_sampled(check: Check, example: Example) -> None:
-    for dtype, _ in dtypes_of(example):
+    for dtype in example.dtypes:
         for offset in (0.0, 0.4, 0.99):
             probe = Probe(arithmetic=routes_for(check.family, "cpu")[0], limit=40.0, offset=offset)
             results = examine(check, *made(check, example, dtype, probe), probe)
@@ -150,7 +146,7 @@ def test_silent_examples_are_silent_when_sampled(check: Check, example: Example)
 
 @pytest.mark.parametrize(("check", "example"), every("fires"))
 def test_faults_are_found_on_every_route(check: Check, example: Example) -> None:
-    for dtype, _ in dtypes_of(example):
+    for dtype in example.dtypes:
         for route in routes_of(check):
             probe = Probe(arithmetic=route)
             results = examine(check, *made(check, example, dtype, probe), probe)
@@ -216,26 +212,35 @@ def worst(comparisons: list[Comparison]) -> float:
     return max(Verdict(*evaluate(comparison).tolist()).worst_ratio for comparison in comparisons)
 
 
-@pytest.mark.parametrize(("check", "example"), every("silent"))
-def test_errors_of_two_and_a_half_bounds_and_nans_are_found(check: Check, example: Example) -> None:
-    for dtype, _ in dtypes_of(example):
-        probe = Probe(arithmetic=routes_for(check.family, "cpu")[0])
-        call, captured = made(check, example, dtype, probe)
-        if mutated_arguments(call.overload):
+def plant(output: Output, leaf: int, place: int) -> int:
+    """Plant NaN, then an error of 2.5 B, in one element of an output; return how many bounds it was held against."""
+    plain, marked = output.comparisons(), output.comparisons(leaf, place, math.nan)
+    planted = 0
+    for number, index in located(plain, marked):
+        exact, bound = threshold(plain[number], index)
+        value = exact + (2.5 * bound if bound else max(1.0, abs(exact) / 4.0))
+        if math.isinf(bound) or not torch.tensor(value).to(output.leaves[leaf].dtype).isfinite():
             continue
-        output = Output(check, call, captured, probe)
-        plain = output.comparisons()
-        for leaf, place in set(output.places()):
-            marked = output.comparisons(leaf, place, math.nan)
-            for number, index in located(plain, marked):
-                exact, bound = threshold(plain[number], index)
-                if math.isinf(bound):
-                    continue
-                assert worst([marked[number]]) > 1.0
-                value = exact + 2.5 * bound if bound else exact + max(1.0, abs(exact) / 4.0)
-                stored = torch.tensor(value, dtype=torch.float64).to(output.leaves[leaf].dtype)
-                if stored.isfinite():
-                    assert worst(output.comparisons(leaf, place, value)) > 1.0, (dtype, leaf, place, exact, bound)
+        assert worst([marked[number]]) > 1.0, ("nan", leaf, place)
+        assert worst(output.comparisons(leaf, place, value)) > 1.0, (leaf, place, exact, bound)
+        planted += 1
+    return planted
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_errors_of_two_and_a_half_bounds_and_nans_are_found(check: Check) -> None:
+    planted, functional = 0, 0
+    for example in check.silent:
+        for dtype in example.dtypes:
+            probe = Probe(arithmetic=routes_for(check.family, "cpu")[0])
+            call, captured = made(check, example, dtype, probe)
+            if mutated_arguments(call.overload):
+                continue
+            output = Output(check, call, captured, probe)
+            places = set(output.places())
+            planted += sum(plant(output, leaf, place) for leaf, place in places)
+            functional += bool(places)
+    assert planted >= functional
 
 
 # independence ---------------------------------------------------------------------------------------------------
@@ -253,12 +258,21 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def test_the_recorder_sees_what_it_looks_for() -> None:
+    with Recorder() as recorder:
+        x = torch.ones(3).sum()
+        x.item()
+        torch.rand(2)
+    assert {"aten::sum", "aten::_local_scalar_dense"} <= recorder.ran
+    assert any(word in op for op in recorder.ran for word in DRAWS)
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 def test_no_shadow_runs_an_operator_of_its_family_or_reads_back(check: Check) -> None:
     family = {op for other in CHECKS if other.family == check.family for op in other.ops}
     for route in routes_of(check):
         for example in check.silent:
-            for dtype, _ in dtypes_of(example):
+            for dtype in example.dtypes:
                 probe = Probe(arithmetic=route)
                 call, captured = made(check, example, dtype, probe)
                 with torch.no_grad(), Recorder() as recorder:
@@ -271,17 +285,18 @@ def test_no_shadow_runs_an_operator_of_its_family_or_reads_back(check: Check) ->
                     assert recorder.ran & READS_BACK == set(), where
 
 
+def bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8)
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 def test_judging_changes_no_argument_and_no_generator(check: Check) -> None:
     for example in check.silent:
         probe = Probe(arithmetic=PAIRWISE)
         call, captured = made(check, example, example.dtypes[0], probe)
         tensors = [leaf for leaf in tree_flatten((dict(call.arguments), call.output))[0] if isinstance(leaf, Tensor)]
-        before, state = [tensor.detach().clone() for tensor in tensors], torch.get_rng_state()
+        before, state = [bits(tensor) for tensor in tensors], torch.get_rng_state()
         with torch.no_grad():
             check.judge(call, captured, probe)
-        assert all(
-            torch.equal(old, new.nan_to_num()) or torch.equal(old.nan_to_num(), new.nan_to_num())
-            for old, new in zip(before, tensors, strict=True)
-        )
+        assert all(torch.equal(old, bits(new)) for old, new in zip(before, tensors, strict=True))
         assert torch.equal(state, torch.get_rng_state())

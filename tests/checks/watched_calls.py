@@ -31,6 +31,10 @@ class Watch(TorchDispatchMode):
         self.checked: Counter[str] = Counter()
         self.not_covered: list[str] = []
         self.wrong: list[str] = []
+        self.inaccurate: dict[str, float] = {}
+        self.num_judged = 0
+        self.num_indeterminate = 0
+        self.worst_ratio = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -41,6 +45,11 @@ class Watch(TorchDispatchMode):
         try:
             for comparison, verdict in examine(check, call, captured, self.probe):
                 self.checked[call.op] += 1
+                self.num_judged += int(verdict.num_elements)
+                self.num_indeterminate += int(verdict.num_indeterminate)
+                self.worst_ratio = max(self.worst_ratio, verdict.worst_ratio)
+                if verdict.inaccurate:
+                    self.inaccurate[call.op] = max(verdict.worst_strict_ratio, self.inaccurate.get(call.op, 0.0))
                 if verdict.wrong:
                     self.wrong.append(f"{call.op} {comparison.output} {comparison.computed.dtype} {verdict}")
         except NotCovered as reason:

@@ -9,7 +9,8 @@ import torch
 
 from numguard.cli import main
 from numguard.demonstration import Story, Telling, tell
-from numguard.demonstration.chances import FAULT_RATE, LEAST_BUDGET, MOST_BUDGET, budget_for
+from numguard.demonstration.broken_kernel import FAULT_RATE
+from numguard.demonstration.chances import LEAST_BUDGET, MOST_BUDGET, SWEEP_STEPS, budget_for
 
 STEPS = "120"
 
@@ -86,6 +87,6 @@ def test_a_new_folder_is_made_each_time(tmp_path: Path, monkeypatch: pytest.Monk
 def test_budget_follows_its_formula(num_steps: int) -> None:
     budget = budget_for(num_steps)
     assert LEAST_BUDGET <= budget <= MOST_BUDGET
-    num_checks = budget * num_steps / 4.0
+    num_checks = budget * num_steps / SWEEP_STEPS
     missed = (1 - FAULT_RATE) ** (17 * num_checks)
     assert budget == MOST_BUDGET or missed <= 1e-3 * (1 + 1e-9)

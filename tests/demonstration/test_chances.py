@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from numguard.demonstration.chances import FAULT_RATE, SWEEP_STEPS, budget_for
+from numguard.demonstration.broken_kernel import FAULT_RATE
+from numguard.demonstration.chances import SWEEP_STEPS, budget_for
 from numguard.interception.attribution import Origin
 from numguard.interception.budget import Budget
 from numguard.interception.sampling import Sampler

@@ -1,6 +1,7 @@
 """Training steps and losses are found from outside, in every shape that real loops take."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 import torch
@@ -167,7 +168,7 @@ def test_line_search_counts_its_first_loss(found: Recorder, model: nn.Module) ->
             values.append(loss.item())
             return loss
 
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)
         expected.append(values[0])
         assert len(values) > 1
     assert found.losses == expected
@@ -244,7 +245,7 @@ def test_training_is_bitwise_the_same(model: nn.Module) -> None:
 
 def test_compiled_step_keeps_its_graph(found: Recorder, model: nn.Module) -> None:
     counter = torch._dynamo.testing.CompileCounter()
-    compiled = torch.compile(model, backend=counter)
+    compiled = cast(nn.Module, torch.compile(model, backend=counter))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(4):
         loss = _loss(compiled, step)

@@ -38,7 +38,7 @@ class Training:
         self.optimizer.zero_grad()
         with in_precision(self.precision):
             loss = self.recipe.loss(self.model, batch)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.scaler.step(self.optimizer)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from numguard.numerics.error_bounds.reduction_bounds import guarded
+from numguard.numerics.error_bounds.summation_bounds import Quantity
 
 #: Relative error of one power, in units of u: vectorised powers are documented to 1 ulp (2 u), scalar ones to less.
 POWER: Final = 4.0
@@ -35,8 +36,8 @@ class PowerNorm(NamedTuple):
 
     total: Tensor
     order: float
-    num_terms: int
-    growth: float
+    num_terms: Quantity
+    growth: Quantity
     logarithms: Tensor | None = None
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from numguard.numerics.error_bounds.summation_bounds import growth_factor
+from numguard.numerics.error_bounds.summation_bounds import Quantity, growth_factor
 
 
 def guarded(bound: Tensor, largest_partial: Tensor, limit: float) -> Tensor:
@@ -151,13 +151,14 @@ def product_bound(product: Tensor, reach: ProductRange, num_terms: int, rounding
     return guarded(bound, magnitude, math.log2(rounding.largest) - 1.0)
 
 
-def count_growth(num_terms: int, unit_roundoff: float) -> float:
+def count_growth(num_terms: Quantity, unit_roundoff: float) -> Quantity:
     """Return the relative error of counting to ``num_terms`` by additions of one.
 
     Notes
     -----
     Every count up to ``1 / u`` is exact; beyond, the bound of a sum in any order holds.
     """
-    if num_terms <= 1.0 / unit_roundoff:
-        return 0.0
-    return float(growth_factor(num_terms - 1, unit_roundoff, num_terms))
+    growth = growth_factor(num_terms - 1, unit_roundoff, num_terms)
+    if isinstance(num_terms, Tensor):
+        return torch.where(num_terms <= 1.0 / unit_roundoff, 0.0, growth)
+    return growth if num_terms > 1.0 / unit_roundoff else 0.0

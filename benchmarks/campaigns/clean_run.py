@@ -1,0 +1,187 @@
+"""One clean training under an exhaustive guard, and the planted fault that shows that the guard was looking."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+
+import numguard
+from numguard import Finding
+from numguard.testing import KernelCall, faulty_kernel
+from tests.models import Recipe, Training
+from tests.models.precision import Precision
+
+#: Ways in which AdamW runs, taken in turn.
+OPTIMIZERS: Final = ("fused", "foreach", "plain")
+_OPTIONS: Final = {"fused": {"fused": True}, "foreach": {"foreach": True}, "plain": {"foreach": False}}
+
+#: Operators under which a fault is planted, taken in turn among those that a run executes.
+CONTROLS: Final = (
+    "aten::mm",
+    "aten::native_layer_norm",
+    "aten::embedding",
+    "aten::sum.dim_IntList",
+    "aten::addmm",
+    "aten::_softmax",
+    "aten::_log_softmax",
+    "aten::bmm",
+    "aten::embedding_dense_backward",
+    "aten::nll_loss_forward",
+    "aten::native_layer_norm_backward",
+    "aten::_scaled_dot_product_flash_attention_for_cpu",
+)
+
+#: Operators whose own kernels call one of :data:`CONTROLS`, so that its fault makes them as wrong (torch 2.13.0).
+_BUILT_ON: Final = {"aten::sum.dim_IntList": frozenset({"aten::sum"})}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Warned:
+    """A finding that is no error: what it says, without its place."""
+
+    kind: str
+    op: str
+    output: str
+    dtype: str
+    ratio: float | None
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Control:
+    """What became of the planted fault: the operator it lay under, and the operators that errors named."""
+
+    op: str
+    named: tuple[str, ...]
+    degraded: tuple[str, ...] = ()
+
+    @property
+    def found(self) -> bool:
+        """The operator was named, none was that does not call it, and no check broke on the way."""
+        others = set(self.named) - {self.op} - _BUILT_ON.get(self.op, frozenset())
+        return self.op in self.named and not others and not self.degraded
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CleanRun:
+    """One clean training.
+
+    Parameters
+    ----------
+    subject, precision, optimizer, num_threads, num_steps
+        What was trained, and how.
+    num_calls, num_checks
+        Calls of checked operators, and checks made.
+    worst_ratio
+        Largest error over permissive bound: at most 1 where there is no error.
+    errors
+        Messages of ``error`` and ``degraded`` findings: false alarms, unless a defect of PyTorch is behind them.
+    warned
+        Every other finding.
+    strict
+        Largest error over strict bound above 1, by operator and dtype.
+    uncovered
+        Calls without a verdict, by reason.
+    control
+        The planted fault.
+    """
+
+    subject: str
+    precision: str
+    optimizer: str
+    num_threads: int
+    num_steps: int
+    num_calls: int
+    num_checks: int
+    worst_ratio: float
+    seconds: float
+    errors: tuple[str, ...]
+    warned: tuple[Warned, ...]
+    uncovered: dict[str, int] = field(default_factory=dict)
+    control: Control
+
+
+def run_clean(
+    subject: str, build: Callable[[], Recipe], precision: Precision, *, num_steps: int, turn: int
+) -> CleanRun:
+    """Train for ``num_steps`` steps with every call checked, then one more with a fault under one operator.
+
+    Parameters
+    ----------
+    subject, build
+        Name, and what makes the model.
+    precision
+        One of the test models' precisions.
+    num_steps
+        Clean ones.
+    turn
+        Number of this run within a campaign: it picks the optimizer's way and the operator of the control.
+    """
+    began = time.process_time()
+    optimizer = OPTIMIZERS[turn % len(OPTIMIZERS)]
+    training = Training(build(), precision, lr=1e-3, **_OPTIONS[optimizer])
+    with numguard.guard(training.model, training.optimizer, budget=None) as guard:
+        for step in range(num_steps):
+            guard.step(training.step(step))
+        clean, coverage = guard.findings, guard.coverage
+        candidates = _controls({site.op for site in coverage.sites if site.checked})
+        op = candidates[turn % len(candidates)]
+        with faulty_kernel(op, _corrupt) as fault:
+            guard.step(training.step(num_steps))
+        control = _control(op, clean, guard.findings)
+    if not fault.num_fired:
+        raise RuntimeError(f"{op} did not run in the last step of {subject}: the control says nothing")
+    grave = tuple(finding for finding in clean if finding.severity == "error" or finding.kind == "degraded")
+    return CleanRun(
+        subject=subject,
+        precision=precision,
+        optimizer=optimizer,
+        num_threads=torch.get_num_threads(),
+        num_steps=num_steps,
+        num_calls=coverage.num_calls_seen,
+        num_checks=coverage.num_checks,
+        worst_ratio=max((site.worst_ratio for site in coverage.sites), default=0.0),
+        seconds=time.process_time() - began,
+        errors=tuple(f"{finding.kind}: {finding.message}" for finding in grave),
+        warned=tuple(_warned(finding) for finding in clean if finding not in grave),
+        uncovered=dict(coverage.uncovered),
+        control=control,
+    )
+
+
+def _controls(executed: set[str]) -> tuple[str, ...]:
+    return tuple(op for op in CONTROLS if op in executed)
+
+
+def _corrupt(call: KernelCall) -> None:
+    """Put the largest element of the first result far outside any bound."""
+    result = call.results[0].view(-1) if call.results[0].is_contiguous() else call.results[0]
+    if result.numel() == 0:
+        return
+    index = [int(i) for i in torch.unravel_index(result.abs().argmax(), result.shape)]
+    result[tuple(index)] = 16.0 * float(result[tuple(index)]) + 1.0
+
+
+def _control(op: str, before: tuple[Finding, ...], after: tuple[Finding, ...]) -> Control:
+    known = Counter(finding.id for finding in before)
+    new = [finding for finding in after if finding.id not in known]
+    return Control(
+        op=op,
+        named=tuple(sorted({finding.op for finding in new if finding.severity == "error"})),
+        degraded=tuple(finding.message for finding in new if finding.kind == "degraded"),
+    )
+
+
+def _warned(finding: Finding) -> Warned:
+    evidence: Any = finding.evidence
+    return Warned(
+        kind=finding.kind,
+        op=finding.op,
+        output=str(evidence.get("output", "")).split("[")[0],
+        dtype=str(evidence.get("dtype", "")),
+        ratio=finding.ratio,
+        message=finding.message,
+    )

@@ -1,0 +1,94 @@
+"""B of every element of a result, as numguard's own check states it, in the order of the kernel's results."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from numguard.checks import Check, Probe, checks_for
+from numguard.numerics.error_bounds.judgement import alarm_threshold
+from numguard.shadow.call import OpCall, overload_name
+from numguard.shadow.comparison import Comparison, NotCovered
+from numguard.shadow.routes import NUMPY
+from numguard.testing import KernelCall
+
+Bounds = npt.NDArray[np.float64]
+
+_PROBE: Final = Probe(arithmetic=NUMPY)
+_BITS: Final = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _tags(dtype: torch.dtype, first: int, count: int) -> Tensor:
+    """Return different finite positive numbers of a dtype, by their bits: neighbours from the smallest normal one."""
+    integer = _BITS[torch.finfo(dtype).bits // 8]
+    smallest = int(torch.tensor([torch.finfo(dtype).smallest_normal], dtype=dtype).view(integer).item())
+    return torch.arange(smallest + first, smallest + first + count, dtype=integer).view(dtype)
+
+
+def _judge(check: Check, call: KernelCall) -> list[Comparison]:
+    before = OpCall(overload=call.overload, arguments=call.before)
+    captured: Any = check.capture(before, _PROBE) if check.capture else None
+    after = OpCall(overload=call.overload, arguments=call.arguments, output=call.output)
+    return list(check.judge(after, captured, _PROBE))
+
+
+def _places(check: Check, call: KernelCall) -> list[npt.NDArray[np.int64]]:
+    """Return, for every comparison, the flat places of its elements among all results laid end to end.
+
+    The results are overwritten for a moment by numbers that tell where they stand.
+    """
+    clean, first, known = [result.clone() for result in call.results], 0, {}
+    for result in call.results:
+        tags = _tags(result.dtype, first, result.numel())
+        known.update(zip(tags.double().tolist(), range(first, first + result.numel()), strict=True))
+        result.copy_(tags.view(result.shape))
+        first += result.numel()
+    try:
+        # What is compared may be a view of the result: read it before the result is put back.
+        tags_of = [comparison.computed.double().reshape(-1).tolist() for comparison in _judge(check, call)]
+    finally:
+        for result, values in zip(call.results, clean, strict=True):
+            result.copy_(values)
+    return [np.array([known[tag] for tag in tags], dtype=np.int64) for tags in tags_of]
+
+
+def _bound(comparison: Comparison, forward_bound: Tensor | float) -> Bounds:
+    dtype, exact = comparison.computed.dtype, comparison.exact
+    bound = alarm_threshold(exact, forward_bound, dtype, comparison.shadow_error)
+    bound = torch.where(exact.abs() + bound < torch.finfo(dtype).max, bound, torch.inf)
+    values: Bounds = bound.expand(comparison.computed.shape).reshape(-1).numpy()
+    return values
+
+
+def thresholds(call: KernelCall) -> list[Bounds]:
+    """Return B for every element of every result: NaN where no check looks, infinite where nothing can be said.
+
+    Notes
+    -----
+    Where additions are repeated bit for bit, a result is right within the *strict* bound or with the repeated bits;
+    so B is the strict one there. Where only copies are made, B is zero.
+    """
+    sizes = [result.numel() for result in call.results]
+    bounds = np.full(sum(sizes), np.nan)
+    for check in checks_for(overload_name(call.overload)):
+        try:
+            comparisons = _judge(check, call)
+        except NotCovered:
+            continue
+        _enter(bounds, comparisons, _places(check, call))
+    return np.split(bounds, np.cumsum(sizes)[:-1])
+
+
+def _enter(bounds: Bounds, comparisons: Sequence[Comparison], places: Sequence[npt.NDArray[np.int64]]) -> None:
+    strict = np.full_like(bounds, np.nan)
+    for comparison, where in zip(comparisons, places, strict=True):
+        if comparison.rounds_output:
+            lenient = comparison.strict if comparison.permissive is None else comparison.permissive
+            bounds[where] = np.fmin(bounds[where], _bound(comparison, lenient))
+            strict[where] = np.fmin(strict[where], _bound(comparison, comparison.strict))
+    for comparison, where in zip(comparisons, places, strict=True):
+        if not comparison.rounds_output:
+            bounds[where] = np.where(np.isnan(strict[where]), 0.0, strict[where])
