@@ -1,15 +1,15 @@
 """One clean training under an exhaustive guard, and the planted fault that shows that the guard was looking."""
 
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 
 import numguard
 from numguard import Finding
+from numguard.shadow.call import tensors_in
 from numguard.testing import KernelCall, faulty_kernel
 from tests.models import Recipe, Training
 from tests.models.precision import Precision
@@ -77,12 +77,12 @@ class CleanRun:
         Calls of checked operators, and checks made.
     worst_ratio
         Largest error over permissive bound: at most 1 where there is no error.
+    seconds
+        Processor time, both trainings and checks.
     errors
         Messages of ``error`` and ``degraded`` findings: false alarms, unless a defect of PyTorch is behind them.
     warned
         Every other finding.
-    strict
-        Largest error over strict bound above 1, by operator and dtype.
     uncovered
         Calls without a verdict, by reason.
     control
@@ -100,47 +100,63 @@ class CleanRun:
     seconds: float
     errors: tuple[str, ...]
     warned: tuple[Warned, ...]
-    uncovered: dict[str, int] = field(default_factory=dict)
+    uncovered: dict[str, int]
     control: Control
 
 
-def run_clean(
-    subject: str, build: Callable[[], Recipe], precision: Precision, *, num_steps: int, turn: int
-) -> CleanRun:
-    """Train for ``num_steps`` steps with every call checked, then one more with a fault under one operator.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A run to be made.
 
     Parameters
     ----------
     subject, build
         Name, and what makes the model.
-    precision
-        One of the test models' precisions.
-    num_steps
-        Clean ones.
+    precision, optimizer, num_threads, num_steps
+        How it is trained; ``num_steps`` clean steps, then the one with the fault.
     turn
-        Number of this run within a campaign: it picks the optimizer's way and the operator of the control.
+        Number of this run within a campaign: it picks the operator under which the fault lies.
     """
+
+    subject: str
+    build: Callable[[], Recipe]
+    precision: Precision
+    optimizer: str
+    num_threads: int
+    num_steps: int
+    turn: int
+
+
+def run_clean(plan: Plan) -> CleanRun:
+    """Train with every call checked, then one step more with a fault under one operator.
+
+    Raises
+    ------
+    RuntimeError
+        If the fault never fired, so that the control says nothing.
+    """
+    torch.set_num_threads(plan.num_threads)
     began = time.process_time()
-    optimizer = OPTIMIZERS[turn % len(OPTIMIZERS)]
-    training = Training(build(), precision, lr=1e-3, **_OPTIONS[optimizer])
+    training = Training(plan.build(), plan.precision, lr=1e-3, **_OPTIONS[plan.optimizer])
     with numguard.guard(training.model, training.optimizer, budget=None) as guard:
-        for step in range(num_steps):
+        for step in range(plan.num_steps):
             guard.step(training.step(step))
         clean, coverage = guard.findings, guard.coverage
-        candidates = _controls({site.op for site in coverage.sites if site.checked})
-        op = candidates[turn % len(candidates)]
-        with faulty_kernel(op, _corrupt) as fault:
-            guard.step(training.step(num_steps))
+        executed = {site.op for site in coverage.sites if site.checked}
+        candidates = [op for op in CONTROLS if op in executed]
+        op = candidates[plan.turn % len(candidates)]
+        with faulty_kernel(op, _corrupt, when=_is_real) as fault:
+            guard.step(training.step(plan.num_steps))
         control = _control(op, clean, guard.findings)
     if not fault.num_fired:
-        raise RuntimeError(f"{op} did not run in the last step of {subject}: the control says nothing")
-    grave = tuple(finding for finding in clean if finding.severity == "error" or finding.kind == "degraded")
+        raise RuntimeError(f"{op} did not run in the last step of {plan.subject}: the control says nothing")
+    grave = [finding for finding in clean if finding.severity == "error" or finding.kind == "degraded"]
     return CleanRun(
-        subject=subject,
-        precision=precision,
-        optimizer=optimizer,
+        subject=plan.subject,
+        precision=plan.precision,
+        optimizer=plan.optimizer,
         num_threads=torch.get_num_threads(),
-        num_steps=num_steps,
+        num_steps=plan.num_steps,
         num_calls=coverage.num_calls_seen,
         num_checks=coverage.num_checks,
         worst_ratio=max((site.worst_ratio for site in coverage.sites), default=0.0),
@@ -152,21 +168,22 @@ def run_clean(
     )
 
 
-def _controls(executed: set[str]) -> tuple[str, ...]:
-    return tuple(op for op in CONTROLS if op in executed)
+def _is_real(arguments: Mapping[str, Any]) -> bool:
+    """Leave the counts and positions alone that a model indexes with: they would end the training, not wrong it."""
+    tensors = [tensor for value in arguments.values() for tensor in tensors_in(value)]
+    return bool(tensors) and tensors[0].is_floating_point()
 
 
 def _corrupt(call: KernelCall) -> None:
     """Put the largest element of the first result far outside any bound."""
-    result = call.results[0].view(-1) if call.results[0].is_contiguous() else call.results[0]
-    if result.numel() == 0:
-        return
-    index = [int(i) for i in torch.unravel_index(result.abs().argmax(), result.shape)]
-    result[tuple(index)] = 16.0 * float(result[tuple(index)]) + 1.0
+    result = call.results[0]
+    if result.numel():
+        index = tuple(int(i) for i in torch.unravel_index(result.abs().argmax(), result.shape))
+        result[index] = 16.0 * float(result[index]) + 1.0
 
 
 def _control(op: str, before: tuple[Finding, ...], after: tuple[Finding, ...]) -> Control:
-    known = Counter(finding.id for finding in before)
+    known = {finding.id for finding in before}
     new = [finding for finding in after if finding.id not in known]
     return Control(
         op=op,

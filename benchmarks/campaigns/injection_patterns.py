@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.campaigns.injection_sites import SIXTEEN, Site
+from benchmarks.campaigns.injection_sites import BLOCK, Site
 from numguard.testing import KernelCall
 
 Results = tuple[Tensor, ...]
 
 NUM_PLACES: Final = 28  # tried for each pattern, from the smallest element to the largest
-BLOCK: Final = 4
 
 #: Narrower accumulator that a kernel may have been built with; 16-bit dtypes accumulate in themselves.
 STORAGE: Final = {
@@ -85,9 +84,9 @@ def _with_input(change: Callable[[Tensor, int, Situation], None], block: int = 1
             for place in _ranked(tensor, situation.random):
                 wrong = tensor.detach().clone(memory_format=torch.contiguous_format)
                 flat = wrong.view(-1)
-                for shift in range(block):
-                    if place + shift < flat.numel():
-                        change(flat, place + shift, situation)
+                first = place - place % BLOCK if block > 1 else place
+                for index in range(first, min(first + block, flat.numel())):
+                    change(flat, index, situation)
                 changed: Tensor | list[Tensor] = wrong
                 if position is not None:
                     changed = list(situation.call.before[name])
@@ -232,21 +231,21 @@ PATTERNS: Final[Mapping[str, Pattern]] = {
     "doubled element": _with_input(_double),
     "dropped block": _with_input(_drop, BLOCK),
     "doubled block": _with_input(_double, BLOCK),
-    "wrong stride": _with_input(_misread, BLOCK),
+    "wrong stride": _with_input(_misread, BLOCK - 1),
     "stale value": _stale,
     "flipped bit": _flipped,
     "storage accumulation": _narrow,
     "NaN": _nan,
 }
 
-_WITHOUT_ADDENDS: Final = ("embedding",)
+#: Where nothing is added, and where the only number added to is one.
+_SENSELESS: Final = {
+    "embedding": ("dropped element", "doubled element", "dropped block", "doubled block"),
+    "nll_loss_backward": ("dropped block", "doubled block", "wrong stride"),
+}
 
 
-def patterns_of(site: Site, dtype: torch.dtype) -> list[str]:
+def patterns_of(site: Site) -> list[str]:
     """Return the patterns that make sense at a site."""
-    names = list(PATTERNS)
-    if _operator(site.op) not in _NARROW:
-        names.remove("storage accumulation")
-    if _operator(site.op) == "linalg_vector_norm" and dtype in SIXTEEN:
-        return names
-    return [name for name in names if _operator(site.op) not in _WITHOUT_ADDENDS or not name.startswith("d")]
+    names = [name for name in PATTERNS if name != "storage accumulation" or _operator(site.op) in _NARROW]
+    return [name for name in names if name not in _SENSELESS.get(_operator(site.op), ())]

@@ -12,7 +12,7 @@ import numguard
 from benchmarks.campaigns.extended_values import VALUES, Wide, wide
 from benchmarks.campaigns.injection_patterns import PATTERNS, Situation
 from benchmarks.campaigns.injection_sites import Net, Site, optimizer_for, spread
-from benchmarks.campaigns.injection_thresholds import Bounds, thresholds
+from benchmarks.campaigns.injection_thresholds import Bounds, Thresholds, thresholds_of
 from numguard.finding import Finding
 from numguard.shadow.call import mutated_arguments, tensors_in
 from numguard.testing import KernelCall, faulty_kernel
@@ -21,6 +21,9 @@ Verdict = Literal["found", "missed", "silent", "false alarm", "between", "misnam
 
 FAULTY_STEP: Final = 1
 CERTAIN: Final = 2.0  # bounds above which a fault has to be found
+
+_ALARMING: Final = frozenset({"degraded", "wrong_result", "corruption"})
+_LOCATION: Final = "benchmarks/campaigns/injection_sites.py:"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,24 +57,48 @@ class Case:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Size:
+    """How wrong a result is: the largest ``|c - v| / B``, and ``B / |v|`` of that element."""
+
+    ratio: float
+    relative_bound: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What came of a case: ``ratio`` is the largest ``|c - v| / B`` among the elements that the fault changed."""
+    """What came of a case.
+
+    Parameters
+    ----------
+    size
+        Of the elements that the fault changed; None where it changed nothing.
+    right
+        ``|c - v| / B`` of the result before the fault, which a right kernel keeps below one.
+    detail
+        What the guard said, where that was not what it had to say.
+    """
 
     case: Case
     verdict: Verdict
-    ratio: float
+    size: Size | None = None
+    right: float = 0.0
     detail: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """Return ``|c - v| / B``."""
+        return self.size.ratio if self.size is not None else 0.0
 
 
 @dataclass(slots=True)
 class _Injector:
-    """Decides which calls go wrong and how, and keeps what |c - v| / B it made."""
+    """Decides which calls go wrong and how, and keeps what it did."""
 
     case: Case
     window: str = ""
     step: int = 0
-    ratios: list[float] = field(default_factory=list)
-    shadow_ratio: float = 0.0
+    sizes: list[Size] = field(default_factory=list)
+    right: float = 0.0
     _shapes: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
     _stale: tuple[Tensor, ...] = ()
 
@@ -82,36 +109,38 @@ class _Injector:
         shapes = tuple(tuple(t.shape) for value in arguments.values() for t in tensors_in(value))
         if self.step < FAULTY_STEP and shapes not in self._shapes:
             self._shapes.append(shapes)
-        if shapes != self._shapes[self.case.site.which]:
+        which = self.case.site.which
+        if len(self._shapes) <= which or shapes != self._shapes[which]:
             return False
-        return self.step < FAULTY_STEP or (self.step == FAULTY_STEP and not (self.case.transient and self.ratios))
+        return self.step < FAULTY_STEP or (self.step == FAULTY_STEP and not (self.case.transient and self.sizes))
 
     def corrupt(self, call: KernelCall) -> None:
         """Write the proposal whose size is nearest to the target; in the clean step only remember the results."""
         if self.step < FAULTY_STEP:
             self._stale = tuple(result.detach().clone() for result in call.results)
             return
-        bounds = thresholds(call)
+        bounds = thresholds_of(call)
         values = VALUES[self.case.site.faulty](call.before)
+        right = [result.detach().clone() for result in call.results]
+        self.right = max(self.right, _worst(right, values, bounds.lenient))
         situation = Situation(
             call=call,
             site=self.case.site,
             stale=self._stale,
-            judged=[n for n, b in enumerate(bounds) if values[n] is not None and bool((b > 0.0).any() | (b == 0.0).any())],
+            judged=bounds.judged(),
             random=np.random.default_rng(self.case.seed),
         )
-        right = [result.detach().clone() for result in call.results]
         proposals = [
-            (ratio, wrong)
+            (size, wrong)
             for wrong in PATTERNS[self.case.pattern](situation)
-            if (ratio := _largest_ratio(right, wrong, values, bounds)) is not None
+            if (size := _size(right, wrong, values, bounds)) is not None
         ]
         if not proposals:
             return
-        ratio, wrong = min(proposals, key=lambda proposal: _distance(proposal[0], self.case.target))
-        for result, values_of in zip(call.results, wrong, strict=True):
-            result.copy_(values_of.reshape(result.shape))
-        self.ratios.append(ratio)
+        size, wrong = min(proposals, key=lambda proposal: _distance(proposal[0].ratio, self.case.target))
+        for result, elements in zip(call.results, wrong, strict=True):
+            result.copy_(elements.reshape(result.shape))
+        self.sizes.append(size)
 
 
 def _distance(ratio: float, target: float) -> float:
@@ -123,21 +152,42 @@ def _distance(ratio: float, target: float) -> float:
     return float(abs(np.log(ratio / target))) + (100.0 if (ratio > CERTAIN) != (target > CERTAIN) else 0.0)
 
 
-def _largest_ratio(
-    right: Sequence[Tensor], wrong: Sequence[Tensor], values: Sequence[Wide | None], bounds: Sequence[Bounds]
-) -> float | None:
-    """Return the largest ``|c - v| / B`` of the elements that differ from the right result; None where none does."""
+def _ratios(computed: Wide, value: Wide, bound: Bounds) -> Wide:
+    """Return ``|c - v| / B`` element by element: infinite for NaN, zero where nothing can be said."""
+    with np.errstate(all="ignore"):
+        error = np.abs(computed - value)
+        ratios = np.where(error > 0.0, error / bound, 0.0)
+    ratios[np.isnan(error)] = np.inf
+    ratios[~(bound < np.inf)] = 0.0
+    return ratios
+
+
+def _worst(results: Sequence[Tensor], values: Sequence[Wide | None], bounds: Sequence[Bounds]) -> float:
+    parts = [
+        _ratios(wide(result).reshape(-1), value.reshape(-1), bound)
+        for result, value, bound in zip(results, values, bounds, strict=True)
+        if value is not None
+    ]
+    return max(float(part.max(initial=0.0)) for part in parts)
+
+
+def _size(
+    right: Sequence[Tensor], wrong: Sequence[Tensor], values: Sequence[Wide | None], bounds: Thresholds
+) -> Size | None:
+    """Return the size of the largest error among the elements that differ from the right result; None for none."""
     largest = None
-    for one, other, value, bound in zip(right, wrong, values, bounds, strict=True):
-        c, clean = wide(other).reshape(-1), wide(one).reshape(-1)
-        changed = ~((c == clean) | (np.isnan(c) & np.isnan(clean)))
-        if value is None or not changed.any():
+    for one, other, value, bound in zip(right, wrong, values, bounds.alarm, strict=True):
+        computed, clean = wide(other).reshape(-1), wide(one).reshape(-1)
+        changed = np.flatnonzero(~((computed == clean) | (np.isnan(computed) & np.isnan(clean))))
+        if value is None or not changed.size:
             continue
-        with np.errstate(all="ignore"):
-            error = np.abs(c - value.reshape(-1))[changed]
-            ratios = np.where(np.isnan(error), np.inf, error / bound[changed])
-        ratios[np.isinf(bound[changed])] = 0.0
-        largest = max(largest or 0.0, float(np.nanmax(ratios, initial=0.0)))
+        exact = value.reshape(-1)[changed]
+        ratios = _ratios(computed[changed], exact, bound[changed])
+        worst = int(ratios.argmax())
+        if largest is None or ratios[worst] > largest.ratio:
+            with np.errstate(all="ignore"):
+                relative = float(bound[changed][worst] / np.abs(exact[worst]))
+            largest = Size(ratio=float(ratios[worst]), relative_bound=relative)
     return largest
 
 
@@ -198,23 +248,43 @@ def _expected_kind(case: Case) -> str:
     return "corruption" if case.transient and again else "wrong_result"
 
 
-def _judged(case: Case, injector: _Injector, findings: Sequence[Finding]) -> Outcome:
-    if not injector.ratios:
-        return Outcome(case=case, verdict="no fault", ratio=0.0)
-    ratio = injector.ratios[0]
-    alarms = [f for f in findings if f.severity == "error" or f.kind in ("degraded", "wrong_result", "corruption")]
-    told = "; ".join(f"{f.kind} {f.op} {f.module!r} {f.phase} step {f.first_caught_step} {f.message}" for f in alarms)
-    if ratio <= 1.0:
-        return Outcome(case=case, verdict="false alarm" if alarms else "silent", ratio=ratio, detail=told)
-    if ratio <= CERTAIN:
-        return Outcome(case=case, verdict="between", ratio=ratio)
-    if not alarms:
-        return Outcome(case=case, verdict="missed", ratio=ratio, detail=f"{len(injector.ratios)} firings")
-    right = all(
-        f.severity == "error"
-        and (f.kind, f.op, f.module, f.phase) == (_expected_kind(case), case.site.op, case.site.module, case.site.phase)
-        and f.first_caught_step == FAULTY_STEP
-        and (case.site.phase == "optimizer" or (f.location or "").startswith("benchmarks/campaigns/injection_sites.py"))
-        for f in alarms
+def _is_right(case: Case, finding: Finding) -> bool:
+    """Tell whether a finding names the kind, the operator, the place and the step of the fault."""
+    site = case.site
+    named = (finding.kind, finding.op, finding.module, finding.phase)
+    return (
+        finding.severity == "error"
+        and finding.confirmed != "no"
+        and named == (_expected_kind(case), site.op, site.module, site.phase)
+        and finding.first_caught_step == FAULTY_STEP
+        and (case.armed or finding.last_clean_step == FAULTY_STEP - 1)
+        and (site.phase == "optimizer" or (finding.location or "").startswith(_LOCATION))
     )
-    return Outcome(case=case, verdict="found" if right else "misnamed", ratio=ratio, detail="" if right else told)
+
+
+def _told(finding: Finding) -> str:
+    steps = f"caught {finding.first_caught_step}, clean {finding.last_clean_step}"
+    return f"{finding.kind} of {finding.op} in {finding.module!r}, {finding.phase}, {steps}: {finding.message}"
+
+
+def _judged(case: Case, injector: _Injector, findings: Sequence[Finding]) -> Outcome:
+    if not injector.sizes:
+        return Outcome(case=case, verdict="no fault", right=injector.right)
+    alarms = [finding for finding in findings if finding.severity == "error" or finding.kind in _ALARMING]
+    ratio, verdict, detail = injector.sizes[0].ratio, "found", "; ".join(_told(finding) for finding in alarms)
+    if ratio <= 1.0:
+        verdict = "false alarm" if alarms else "silent"
+    elif ratio <= CERTAIN:
+        verdict = "between"
+    elif not alarms:
+        verdict = "missed"
+    elif not all(_is_right(case, finding) for finding in alarms):
+        verdict = "misnamed"
+    good = verdict in ("found", "silent", "between")
+    return Outcome(
+        case=case,
+        verdict=verdict,  # type: ignore[arg-type]
+        size=injector.sizes[0],
+        right=injector.right,
+        detail="" if good else detail,
+    )

@@ -1,6 +1,7 @@
 """B of every element of a result, as numguard's own check states it, in the order of the kernel's results."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from numguard.shadow.routes import NUMPY
 from numguard.testing import KernelCall
 
 Bounds = npt.NDArray[np.float64]
+Places = npt.NDArray[np.int64]
 
 _PROBE: Final = Probe(arithmetic=NUMPY)
 _BITS: Final = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -35,7 +37,7 @@ def _judge(check: Check, call: KernelCall) -> list[Comparison]:
     return list(check.judge(after, captured, _PROBE))
 
 
-def _places(check: Check, call: KernelCall) -> list[npt.NDArray[np.int64]]:
+def _places(check: Check, call: KernelCall) -> list[Places]:
     """Return, for every comparison, the flat places of its elements among all results laid end to end.
 
     The results are overwritten for a moment by numbers that tell where they stand.
@@ -63,32 +65,51 @@ def _bound(comparison: Comparison, forward_bound: Tensor | float) -> Bounds:
     return values
 
 
-def thresholds(call: KernelCall) -> list[Bounds]:
-    """Return B for every element of every result: NaN where no check looks, infinite where nothing can be said.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Thresholds:
+    """B of every element of every result: NaN where no check looks, infinite where nothing can be said.
 
-    Notes
-    -----
-    Where additions are repeated bit for bit, a result is right within the *strict* bound or with the repeated bits;
-    so B is the strict one there. Where only copies are made, B is zero.
+    Parameters
+    ----------
+    alarm
+        What a result may be off by before the guard has to report it. Where additions are repeated bit for bit, a
+        result is right within the *strict* bound or with the repeated bits, so it is the strict one there; where
+        elements are only copied it is zero.
+    lenient
+        What the shipped kernel may be off by: the permissive bound everywhere.
     """
+
+    alarm: list[Bounds]
+    lenient: list[Bounds]
+
+    def judged(self) -> list[int]:
+        """Return the positions of the results that some check looks at."""
+        return [position for position, bound in enumerate(self.alarm) if not np.isnan(bound).all()]
+
+
+def thresholds_of(call: KernelCall) -> Thresholds:
+    """Return B of a call's results, by every check of its operator."""
     sizes = [result.numel() for result in call.results]
-    bounds = np.full(sum(sizes), np.nan)
+    alarm, lenient = np.full(sum(sizes), np.nan), np.full(sum(sizes), np.nan)
     for check in checks_for(overload_name(call.overload)):
         try:
             comparisons = _judge(check, call)
         except NotCovered:
             continue
-        _enter(bounds, comparisons, _places(check, call))
-    return np.split(bounds, np.cumsum(sizes)[:-1])
+        _enter(alarm, lenient, comparisons, _places(check, call))
+    cuts = np.cumsum(sizes)[:-1]
+    return Thresholds(alarm=np.split(alarm, cuts), lenient=np.split(lenient, cuts))
 
 
-def _enter(bounds: Bounds, comparisons: Sequence[Comparison], places: Sequence[npt.NDArray[np.int64]]) -> None:
-    strict = np.full_like(bounds, np.nan)
+def _enter(alarm: Bounds, lenient: Bounds, comparisons: Sequence[Comparison], places: Sequence[Places]) -> None:
+    strict = np.full_like(alarm, np.nan)
     for comparison, where in zip(comparisons, places, strict=True):
         if comparison.rounds_output:
-            lenient = comparison.strict if comparison.permissive is None else comparison.permissive
-            bounds[where] = np.fmin(bounds[where], _bound(comparison, lenient))
+            permissive = comparison.strict if comparison.permissive is None else comparison.permissive
+            alarm[where] = np.fmin(alarm[where], _bound(comparison, permissive))
             strict[where] = np.fmin(strict[where], _bound(comparison, comparison.strict))
+    lenient[:] = np.fmin(lenient, alarm)
     for comparison, where in zip(comparisons, places, strict=True):
         if not comparison.rounds_output:
-            bounds[where] = np.where(np.isnan(strict[where]), 0.0, strict[where])
+            alarm[where] = np.where(np.isnan(strict[where]), 0.0, strict[where])
+            lenient[where] = np.fmax(lenient[where], 0.0)

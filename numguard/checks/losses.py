@@ -11,6 +11,7 @@ from torch import Tensor
 from numguard.checks.check import Check, Probe
 from numguard.checks.loss_examples import NLL_LOSS, NLL_LOSS2D, NLL_LOSS2D_BACKWARD, NLL_LOSS_BACKWARD
 from numguard.checks.observed_order import cascade_height, cascade_total
+from numguard.checks.repeated_sums import accepted_beside
 from numguard.checks.row_samples import sampled_rows
 from numguard.numerics.error_bounds.exponential_bounds import (
     accumulator_of,
@@ -109,7 +110,9 @@ def replays(dtype: torch.dtype, planar: bool, weighted: bool) -> bool:
     return True
 
 
-def _replay(call: OpCall, targets: Targets, picked: Tensor) -> tuple[Comparison, ...]:
+def _replay(
+    call: OpCall, targets: Targets, picked: Tensor, bounded: Sequence[Comparison]
+) -> tuple[Comparison, ...]:
     """Compare bit for bit where sums are kept in 16 bits and their order is known."""
     weighted = targets.weight is not None
     if picked.device.type != "cpu" or storage_of(picked.dtype) is None or not picked.numel():
@@ -120,8 +123,14 @@ def _replay(call: OpCall, targets: Targets, picked: Tensor) -> tuple[Comparison,
     if expected is None:
         return ()
     return tuple(
-        _compare(f"{name} (replayed)", computed.detach(), value.double(), 0.0, rounds_output=False)
-        for name, computed, value in zip(("output", "total_weight"), call.output, expected, strict=True)
+        _compare(
+            f"{beside.output} (replayed)",
+            beside.computed,
+            accepted_beside(beside, beside.computed, value.double()),
+            0.0,
+            rounds_output=False,
+        )
+        for beside, value in zip(bounded, expected, strict=True)
     )
 
 
@@ -140,7 +149,7 @@ def _forward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
         exact, weighted = losses[..., 0], targets.weight is not None
         return (_compare("output", result[rows].detach(), exact, 0.0, rounds_output=weighted),)
     bounded = _reduced(call, targets, losses, (result.detach(), total_weight.detach()), probe)
-    return (*bounded, *_replay(call, targets, stored))
+    return (*bounded, *_replay(call, targets, stored, bounded))
 
 
 def _reduced(

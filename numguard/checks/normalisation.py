@@ -13,7 +13,7 @@ from torch import Tensor
 from numguard.checks.check import Check, Probe
 from numguard.checks.normalisation_examples import FUSED_RMS_NORM, LAYER_NORM, LAYER_NORM_BACKWARD
 from numguard.checks.normalisation_replay import replay
-from numguard.checks.normalised_rows import Layout, columns_of, compare, flat_parameter, layout_of
+from numguard.checks.normalised_rows import Columns, Layout, columns_of, compare, flat_parameter, layout_of
 from numguard.checks.row_samples import sampled_rows
 from numguard.numerics.error_bounds.exponential_bounds import accumulator_of, storage_of
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
@@ -118,9 +118,10 @@ def _input_gradient(call: OpCall, layout: Layout, probe: Probe) -> Comparison:
     return compare("grad_input", layout.flat(call.output[0], rows), exact, centred, accumulator, permissive=raw)
 
 
-def _parameter_gradients(call: OpCall, layout: Layout, probe: Probe) -> Sequence[Comparison]:
+def _parameter_gradients(
+    call: OpCall, layout: Layout, columns: Columns, arithmetic: Arithmetic
+) -> Sequence[Comparison]:
     """Compare dgamma and dbeta (dgamma alone for rms_norm) on sampled columns."""
-    columns = columns_of(call, layout, probe, COLUMN_COST)
     dy, x, rstd = columns.dy.double(), columns.x.double(), columns.rstd.double()
     mean = 0.0 if columns.mean is None else columns.mean.double()
     accumulator = accumulator_of(columns.dy.dtype)
@@ -129,7 +130,7 @@ def _parameter_gradients(call: OpCall, layout: Layout, probe: Probe) -> Sequence
     terms = dy * ((x - mean) * rstd)
     size = x.abs() if columns.mean is None else x.abs() + columns.mean.double().abs()
     parts = torch.stack((terms, dy, terms.abs(), magnitude, magnitude * rstd.abs() * size))
-    weight_total, bias_total, weight_mass, bias_mass, spread = probe.arithmetic.total(parts, (1,), False)
+    weight_total, bias_total, weight_mass, bias_mass, spread = arithmetic.total(parts, (1,), False)
     comparisons = []
     for name, result, exact, mass, slack in (
         ("grad_weight", call.output[1], weight_total, weight_mass, 4.0 * UNIT_ROUNDOFF[accumulator] * spread),
@@ -152,7 +153,12 @@ def _layer_norm_backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[
     if call.output[0] is not None and layout.num_rows:
         comparisons.append(_input_gradient(call, layout, probe))
     if any(result is not None for result in call.output[1:]):
-        comparisons += [*_parameter_gradients(call, layout, probe), *replay(call, layout, probe)]
+
+        def bounded(columns: Columns) -> Sequence[Comparison]:
+            return _parameter_gradients(call, layout, columns, probe.arithmetic)
+
+        comparisons += bounded(columns_of(call, layout, probe, COLUMN_COST))
+        comparisons += replay(call, layout, probe, bounded)
     return comparisons
 
 
@@ -173,7 +179,8 @@ def _rms_norm_backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Co
         result = layout.flat(call.output[0], rows)
         comparisons.append(compare("grad_input", result, exact, bound, accumulator, assumed=True))
     if call.output[1] is not None:
-        comparisons += _parameter_gradients(call, layout, probe)
+        columns = columns_of(call, layout, probe, COLUMN_COST)
+        comparisons += _parameter_gradients(call, layout, columns, probe.arithmetic)
     return comparisons
 
 

@@ -232,7 +232,7 @@ def _bounded(computed: Tensor, norm: Norm, order: float, segments: tuple[tuple[s
         strict=norm.strict,
         permissive=norm.permissive,
         shadow_error=norm.shadow_error,
-        model="proved" if computed.dtype == torch.float64 and computed.device.type == "cpu" else model_of(computed),
+        model=model_of(computed),
         # A power of negative order turns infinities into zeros.
         propagates_nonfinite=order > 0.0,
         segments=segments,

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from numguard.checks.check import Check, Probe
 from numguard.checks.order_replay import replay, reproduces
+from numguard.checks.repeated_sums import accepted_values
 from numguard.checks.scatter_examples import FIRES, SILENT
 from numguard.checks.slot_sums import SlotSum, overwritten_base, slot_sum_of
 from numguard.numerics.error_bounds.contraction_bounds import accumulator_dtype
-from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF, alarm_threshold
+from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
 from numguard.numerics.error_bounds.scatter_bounds import slot_bound
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
 from numguard.shadow.call import OpCall
@@ -123,8 +124,7 @@ def _replayed(summed: SlotSum, base: Tensor | None, comparison: Comparison, prob
         for x in (comparison.exact, comparison.strict, comparison.shadow_error)
     )
     assert isinstance(exact, Tensor)
-    close = (computed.to(torch.float64) - exact).abs() <= alarm_threshold(exact, strict, result.dtype, error)
-    expected = torch.where(close, computed, again.value).to(torch.float64)
+    expected = accepted_values(computed, again.value.to(torch.float64), exact, strict, error)
     return Comparison(
         output="replay",
         computed=computed.to(torch.float64),

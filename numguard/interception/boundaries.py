@@ -292,7 +292,7 @@ class Boundaries:
 
 
 def watchable(share: float, step_seconds: float) -> int:
-    """Return how many blocks can be watched for four tenths of a budget in steps of a length."""
+    """Return how many blocks can be watched for three tenths of a budget in steps of a length."""
     if not math.isfinite(share):
         return MAX_BLOCKS
-    return max(0, int(0.4 * share * step_seconds / BLOCK_SECONDS))
+    return max(0, int(0.3 * share * step_seconds / BLOCK_SECONDS))

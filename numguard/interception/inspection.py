@@ -72,8 +72,10 @@ class Inspector:
         self.origins = origins
         self.searching = False
         self.exhaustive = False
+        self._private = False
         self.immediate = True
         self.device_type: str | None = None
+        self.in_update = False
         self.step = 0
         self.num_checks = 0
         self.num_judged = 0
@@ -86,6 +88,7 @@ class Inspector:
         """Prepare for an armed step; an exhaustive one also searches for the origin of a non-finite value."""
         self.step, self.exhaustive, self.searching = step, exhaustive, exhaustive
         self.num_looked_at, self.check_seconds = 0, 0.0
+        self.in_update = False
         self._attribution.start_step()
         if exhaustive and self.origins is not None:
             self.origins.start_step()
@@ -93,11 +96,11 @@ class Inspector:
     def begin_private(self) -> Callable[[], None]:
         """Check every call until the returned function is called: for numguard's own planted call, between steps."""
         state = (self.exhaustive, self.searching)
-        self.exhaustive, self.searching = True, False
+        self.exhaustive, self.searching, self._private = True, False, True
         resume = self._sampler.take_everything()
 
         def restore() -> None:
-            self.exhaustive, self.searching = state
+            (self.exhaustive, self.searching), self._private = state, False
             resume()
 
         return restore
@@ -141,13 +144,15 @@ class Inspector:
         origin: Origin,
     ) -> Inspection | None:
         phases = checks[0].phases
-        if (phases is not None and origin.phase not in phases) or not self._admits(origin, checks[0].name):
+        if (phases is not None and origin.phase not in phases) or not (self._private or self._admits(origin, checks[0].name)):
             return None
         reason = reason_to_skip(args, kwargs)
         if reason is not None:
             self.uncovered[f"{checks[0].name}: {reason}"] += 1
             return None
-        site = self._sites.at(func, tuple(check.name for check in checks), origin, args, kwargs)
+        site = self._sites.at(
+            func, tuple(check.name for check in checks), origin, args, kwargs, in_update=self.in_update
+        )
         if not self._sampler.wants(site):
             return None
         limit = EXHAUSTIVE_LIMIT
@@ -239,8 +244,8 @@ class Inspector:
                 site.worst_ratio = verdict.worst_ratio
             site.worst_strict_ratio = max(site.worst_strict_ratio, verdict.worst_strict_ratio)
             site.mean_ratio += (verdict.mean_ratio - site.mean_ratio) / max(1, site.num_checked + 1)
-        if all(v.worst_strict_ratio <= 1.0 and not v.num_overflowed and not v.wrong for v in verdicts[:count]):
+        if any(not v.worst_strict_ratio <= 1.0 or v.num_overflowed or v.wrong for v in verdicts[:count]):
+            self._jury.hear(judged, verdicts[:count], verdicts[count:] or None, call)
+        # Clean is what no error was found in: a site that is always inaccurate has a last clean step, too.
+        if not any(v.wrong for v in verdicts[:count]):
             site.last_clean_step = judged.step
-            return
-        second = verdicts[count:] or None
-        self._jury.hear(judged, verdicts[:count], second, call)

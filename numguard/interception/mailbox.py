@@ -6,12 +6,13 @@ a step the new part of the ring is sent to the host without waiting, and read wh
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
 
 Deliver = Callable[[list[float]], None]
+MOST_PARCELS: Final = 64  # on their way: with the ring's capacity, 8 MiB of pinned memory
 
 
 class Mailbox(Protocol):
@@ -92,7 +93,8 @@ class RingMailbox:
     send
         Starts a copy to the host and returns it; :class:`CudaParcel` on CUDA.
     capacity
-        Numbers that the ring holds. What is posted while it is full is dropped and counted.
+        Numbers that the ring holds. When it is full it is sent on its way and written from the start again; what is
+        posted while too many such parcels have not arrived is dropped and counted.
     """
 
     def __init__(self, device: torch.device, send: Callable[[Tensor], Parcel] = CudaParcel, capacity: int = 1 << 14):
@@ -107,6 +109,8 @@ class RingMailbox:
         """Write the vector into the ring on its own stream."""
         size = vector.numel()
         if self._used + size > self._ring.numel():
+            self.flush()
+        if self._used + size > self._ring.numel():
             self.num_dropped += 1
             return
         self._ring[self._used : self._used + size].copy_(vector.reshape(-1))
@@ -115,6 +119,10 @@ class RingMailbox:
 
     def flush(self) -> None:
         """Start the copy of everything posted since the last flush; the stream orders it before later writes."""
+        if self._posted and len(self._parcels) < MOST_PARCELS:
+            self._start()
+
+    def _start(self) -> None:
         if self._posted:
             self._parcels.append((self._send(self._ring[: self._used]), self._posted))
             self._posted, self._used = [], 0
@@ -126,7 +134,7 @@ class RingMailbox:
 
     def close(self) -> None:
         """Send the rest and wait for all of it."""
-        self.flush()
+        self._start()
         while self._parcels:
             self._deliver(*self._parcels.popleft())
 

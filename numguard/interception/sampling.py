@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
 from numguard.interception.sites import Site, SiteTable
 
+Part = Literal["whole", "model", "update"]  # of a step: all of it, all but the optimizer's step, that step alone
 CHECKS_PER_QUOTA = 16
-UNKNOWN_SECONDS = 3e-4  # what the first check of a site is taken to cost until it has been measured
+UNKNOWN_SECONDS = 1e-3  # what the first check of a site is taken to cost until it has been measured
 
 
 class Sampler:
@@ -51,9 +53,9 @@ class Sampler:
         quota_seconds: float,
         *,
         exhaustive: bool = False,
-        phases: tuple[str, ...] | None = None,
+        part: Part = "whole",
     ) -> None:
-        """Choose the sites of the next armed step, of some phases or of all."""
+        """Choose the sites of the next armed step, within the part of it that is armed."""
         self._exhaustive = exhaustive
         self._remaining = math.inf if exhaustive else quota_seconds
         self._quota = quota_seconds
@@ -62,7 +64,9 @@ class Sampler:
             return
         self._known = {site.func for site in sites if site.calls_per_step > 0.0}
         known = [
-            site for site in sites if site.calls_per_step > 0.0 and (phases is None or site.origin.phase in phases)
+            site
+            for site in sites
+            if site.calls_per_step > 0.0 and (part == "whole" or site.in_update == (part == "update"))
         ]
         fresh = [site for site in known if site.is_fresh]
         rest = [site for site in known if not site.is_fresh]
@@ -103,7 +107,7 @@ class Sampler:
             return True
         call = self._wanted.get(id(site))
         if call is not None:
-            return site.calls_in_step == call + 1 and self._remaining > 0.0
+            return site.calls_in_step == call + 1 and self._remaining >= (site.seconds or UNKNOWN_SECONDS)
         if site.num_seen == 1:  # a site that no plan knew of
             return self._remaining > UNKNOWN_SECONDS
         return False

@@ -25,6 +25,7 @@ class Site:
     origin: Origin
     dtype: str
     shape: str
+    in_update: bool = False
     num_seen: int = 0
     num_checked: int = 0
     num_excused: int = 0
@@ -90,6 +91,8 @@ class SiteTable:
         origin: Origin,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        *,
+        in_update: bool = False,
     ) -> Site:
         """Return the site of a call, new or known, with the call counted."""
         tensors = [tensor for value in (*args[:2], *kwargs.values()) for tensor in tensors_in(value)[:1]]
@@ -97,7 +100,15 @@ class SiteTable:
         key = (func, origin.phase, origin.module, origin.location, dtype, shape)
         site = self._sites.get(key)
         if site is None:
-            site = Site(func=func, op=overload_name(func), checks=checks, origin=origin, dtype=dtype, shape=shape)
+            site = Site(
+                func=func,
+                op=overload_name(func),
+                checks=checks,
+                origin=origin,
+                dtype=dtype,
+                shape=shape,
+                in_update=in_update,
+            )
             self._sites[key] = site
         site.num_seen += 1
         site.calls_in_step += 1

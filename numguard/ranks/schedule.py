@@ -13,7 +13,7 @@ from typing import Final
 INTERVALS: Final = (1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 200)
 FIRST_AGREEMENT: Final = 10  # the first steps only measure how long a step lasts
 EPOCH: Final = 200
-SPARE: Final = 0.9  # share of the budget that is planned; the rest covers what an estimate misses
+SPARE: Final = 0.85  # share of the budget that is planned; the rest covers what an estimate misses
 
 
 def is_armed(step: int, seed: int, interval: int) -> bool:

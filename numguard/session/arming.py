@@ -8,14 +8,14 @@ from typing import Final
 from numguard.interception.budget import Budget, OwnClock
 from numguard.interception.inspection import Inspector
 from numguard.interception.mode import ArmedMode, is_innermost
-from numguard.interception.sampling import Sampler
+from numguard.interception.sampling import Part, Sampler
 from numguard.interception.sites import SiteTable
 from numguard.ranks import Agreement, Schedule, interval_for
 from numguard.ranks.schedule import EPOCH, FIRST_AGREEMENT, SPARE
 
 _TENSORS_WITHOUT_MODEL: Final = 60  # parameters of a model that nobody has shown
 LOOK_SECONDS: Final = 8e-6  # to tell where a call came from and that it is not its turn, with cold caches
-WHOLE_EVERY: Final = 4  # armed steps of which one looks at the optimizer too
+UPDATE_EVERY: Final = 4  # armed steps of which one looks at the optimizer, where a step is armed in parts
 _RECENT: Final = 50
 _LEAD: Final = 2  # steps between a rank's wish and the agreement
 
@@ -44,8 +44,9 @@ class Arming:
         after the guard.
     on_agreement
         Called at the steps at which the interval may change.
-    may_leave_early
-        Whether :meth:`before_update` will be called once per step, after everything but the update.
+    parts_steps
+        Whether :meth:`before_update` and :meth:`after_update` will be called around the one update of each step, so
+        that a step can be armed in parts.
     """
 
     def __init__(
@@ -62,20 +63,22 @@ class Arming:
         num_parameters: int | None,
         agreement: Callable[[], Agreement],
         on_agreement: Callable[[], None],
-        may_leave_early: bool,
+        parts_steps: bool,
     ) -> None:
-        self._may_leave_early = may_leave_early
+        self._parts_steps = parts_steps
         self.schedule, self.budget, self.clock = schedule, budget, clock
         self.sites = sites
         self._make_mode, self._inspector, self._sampler = make_mode, inspector, sampler
         self._pass_seconds = pass_seconds
-        # Seconds that an armed step costs before it has checked anything, for whole steps (False) and for those that
-        # are left before the optimizer runs (True): estimates until the first of each has been measured.
+        # Seconds that an armed step costs before it has checked anything, by the part of it that is armed: estimates
+        # until the first of each has been measured.
         tensors = _TENSORS_WITHOUT_MODEL if num_parameters is None else num_parameters
         each = pass_seconds + LOOK_SECONDS / 4
-        self._fixed = {False: (100 + 25 * tensors) * each, True: (100 + 10 * tensors) * each}
-        self._measured = {False: False, True: False}
-        self._leaves_early = False
+        self._fixed = {"whole": (100 + 25 * tensors) * each, "model": (100 + 10 * tensors) * each}
+        self._fixed["update"] = (20 + 15 * tensors) * each
+        self._measured: set[str] = set()
+        self._part: Part = "whole"
+        self._waiting: ArmedMode | None = None
         self._left_early = False
         self._make_agreement, self._on_agreement = agreement, on_agreement
         self._agreement: Agreement | None = None
@@ -88,6 +91,7 @@ class Arming:
         self.num_armed = 0
         self.num_unaffordable = 0
         self.num_empty = 0
+        self.expects_checked = True  # not where the user has picked a few checks: their operators may not occur
         self.missed_agreements = 0
 
     # -- deciding ----------------------------------------------------------------------------------------------
@@ -97,11 +101,16 @@ class Arming:
         """Median length of the recent steps without what numguard spent in them."""
         return statistics.median(self._typical) if self._typical else 0.0
 
+    def _parts(self) -> tuple[Part, ...]:
+        return ("model", "update") if self._parts_steps else ("whole",)
+
     def _wish(self) -> int:
         if self.budget.share is None:
             return 1
         resting = statistics.median(self._resting) if self._resting else 0.0
-        fixed = (self._fixed[False] + (WHOLE_EVERY - 1) * self._fixed[self._may_leave_early]) / WHOLE_EVERY
+        fixed = self._fixed["whole"]
+        if self._parts_steps:
+            fixed = (self._fixed["update"] + (UPDATE_EVERY - 1) * self._fixed["model"]) / UPDATE_EVERY
         return interval_for(self.budget.share, self.typical_seconds, resting, fixed)
 
     def shortfall(self) -> str | None:
@@ -109,7 +118,9 @@ class Arming:
         if self.budget.share is None or self.schedule.interval or not self._typical or self._agreement is None:
             return None
         resting = statistics.median(self._resting) if self._resting else 0.0
-        needed = (resting + 1.5 * self._fixed[False] / EPOCH) / (SPARE * max(self.typical_seconds, 1e-9))
+        needed = (resting + 1.5 * max(self._fixed[part] for part in self._parts()) / EPOCH) / (
+            SPARE * max(self.typical_seconds, 1e-9)
+        )
         return (
             f"steps of {1e3 * self.typical_seconds:.1f} ms are too short for a budget of {self.budget.share:.2%}: "
             f"no step was armed; give budget={needed:.2g} or more"
@@ -150,7 +161,8 @@ class Arming:
         if exhaustive:
             self._arm(step, 0.0, exhaustive=True)
         elif self.schedule.armed(step):
-            self._leaves_early = self._may_leave_early and self.num_armed % WHOLE_EVERY != 0
+            parts = self._parts()
+            self._part = parts[-1] if self.num_armed % UPDATE_EVERY == UPDATE_EVERY - 1 else parts[0]
             quota = self._quota()
             if quota > 0.0:
                 self._arm(step, quota, exhaustive=False)
@@ -163,33 +175,55 @@ class Arming:
         typical = self.typical_seconds
         earned = max(0.5 * typical, SPARE * share * typical * max(1, self.schedule.interval))
         allowed = min(SPARE * self.budget.allowance(), earned)
-        return allowed - self._fixed[self._leaves_early]
+        return allowed - self._fixed[self._part]
 
     def _arm(self, step: int, quota: float, *, exhaustive: bool) -> None:
         with self.clock:
-            self._leaves_early = self._leaves_early and not exhaustive
-            phases = ("forward", "backward") if self._leaves_early else None
-            self._sampler.plan(self.sites, quota, exhaustive=exhaustive, phases=phases)
+            self._part = "whole" if exhaustive else self._part
+            self._sampler.plan(self.sites, quota, exhaustive=exhaustive, part=self._part)
             self._inspector.begin_step(step, exhaustive=exhaustive)
-            self.mode = self._make_mode()
-            self.mode.everything = exhaustive
+            mode = self._make_mode()
+            mode.everything = exhaustive
             self.num_armed += 1
-            self.mode.__enter__()  # type: ignore[no-untyped-call]
+            if self._part == "update":
+                self._waiting = mode
+            else:
+                self._enter(mode)
 
-    # -- leaving -----------------------------------------------------------------------------------------------
+    @property
+    def is_armed(self) -> bool:
+        """Whether the present step is armed, in whichever part of it."""
+        return self.mode is not None or self._waiting is not None
+
+    def _enter(self, mode: ArmedMode) -> None:
+        self.mode = mode
+        mode.__enter__()  # type: ignore[no-untyped-call]
 
     def before_update(self) -> None:
-        """Leave the mode before the optimizer runs, in the steps that do not look at it.
+        """Leave the mode before the optimizer runs, or enter it, by the part of the step that is armed.
 
-        An optimizer that is neither fused nor foreach is half of all operators of a step, and most of what an armed
-        step costs before it has checked anything.
+        An optimizer that is neither fused nor foreach is half of all operators of a step. Short steps can afford to
+        pass over one half or the other, not both.
         """
-        if self._leaves_early and self.mode is not None and is_innermost(self.mode):
+        self._inspector.in_update = True
+        if self._part == "model" and self.mode is not None and is_innermost(self.mode):
             self._left_early = self.leave()
+        elif self._waiting is not None:
+            mode, self._waiting = self._waiting, None
+            self._enter(mode)
+
+    def after_update(self) -> None:
+        """Leave the mode after the optimizer has run where it was entered for that."""
+        self._inspector.in_update = False
+        if self._part == "update" and self.mode is not None and is_innermost(self.mode):
+            self._left_early = self.leave()
+
+    # -- leaving -----------------------------------------------------------------------------------------------
 
     def leave(self) -> bool:
         """Leave the mode if it is entered; return whether this step was armed."""
         early, self._left_early = self._left_early, False
+        self._waiting = None
         mode, self.mode = self.mode, None
         if mode is None:
             return early
@@ -197,11 +231,11 @@ class Arming:
         fixed = mode.num_ops * self._pass_seconds + self._inspector.num_looked_at * LOOK_SECONDS
         self.clock.add(fixed)
         if mode.num_observed == 0:
-            self.num_empty += 1
+            self.num_empty += self.expects_checked or mode.num_ops == 0
         else:
-            known = self._measured[self._leaves_early]
-            self._fixed[self._leaves_early] = 0.5 * (self._fixed[self._leaves_early] + fixed) if known else fixed
-            self._measured[self._leaves_early] = True
+            known = self._part in self._measured
+            self._fixed[self._part] = 0.5 * (self._fixed[self._part] + fixed) if known else fixed
+            self._measured.add(self._part)
         self.sites.end_step()
         if is_innermost(mode):
             mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]

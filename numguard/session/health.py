@@ -10,6 +10,7 @@ import torch
 
 from numguard.interception.mode import ArmedMode
 from numguard.interception.observation import Observation
+from numguard.session.casebook import Casebook
 from numguard.session.self_test import SelfTest, call_planted, planted_overload
 
 if TYPE_CHECKING:
@@ -108,7 +109,9 @@ class Health:
             self._test.reach(stage)
         if observation.kind == "wrong_result" and observation.confirmed != "no":
             self._test.reach("confirmation")
-            self._test.reach("finding")
+            entered = Casebook(self._run.rank, {}).observe(observation)
+            if entered is not None and entered[0].kind == "wrong_result":
+                self._test.reach("finding")
         if not self._run.inspector.immediate:
             self._conclude(self._test_step)
 

@@ -111,8 +111,9 @@ class Run:
             num_parameters=_num_parameters(model, optimizers),
             agreement=lambda: agreement_for(this_rank().rank, this_rank().world_size, str(options.seed)),
             on_agreement=self._thin_out,
-            may_leave_early=len(optimizers) == 1 and hasattr(optimizers[0], "register_step_pre_hook"),
+            parts_steps=len(optimizers) == 1 and hasattr(optimizers[0], "register_step_pre_hook"),
         )
+        self.arming.expects_checked = options.checks is None and options.modules is None
         self.boundaries = self._watch_blocks(model, immediate)
         self.vitals = Vitals(
             mailbox=self.mailbox,
@@ -123,7 +124,7 @@ class Run:
             on_loss=self._loss,
         )
         self.triggers = Triggers(options.run_dir if self.rank.rank == 0 or options.run_dir is not None else None)
-        self.step_count = StepCount(optimizers, self.arming.before_update)
+        self.step_count = StepCount(optimizers, self.arming.before_update, self.arming.after_update)
         self.updates = Updates(model, optimizers, 0)
         self._resting = Resting()
 
@@ -197,7 +198,7 @@ class Run:
     def begin_step(self, step: int) -> int:
         """Arm the step that begins if it is due; return the next step that needs attention before it begins."""
         self.arming.begin_step(step)
-        if self.arming.mode is not None or not self.inspector.immediate:
+        if self.arming.is_armed or not self.inspector.immediate:
             return 0
         return self.arming.next_due(step, step + MOST_RESTING)
 
@@ -427,9 +428,7 @@ def _num_parameters(model: torch.nn.Module | None, optimizers: Sequence[torch.op
     return sum(1 for _ in model.parameters()) if model is not None else None
 
 
-def _membership(
-    model: torch.nn.Module | None, optimizers: Sequence[torch.optim.Optimizer]
-) -> Callable[[Tensor], bool]:
+def _membership(model: torch.nn.Module | None, optimizers: Sequence[torch.optim.Optimizer]) -> Callable[[Tensor], bool]:
     """Return what tells a parameter of the run; every tensor may be one where none are known."""
     if model is None and not optimizers:
         return lambda tensor: True

@@ -18,12 +18,17 @@ class StepCount:
     ----------
     optimizers
         Whose steps count; all of the process where none are known.
-    before_update
-        Called before the step of an optimizer that is the only one.
+    before_update, after_update
+        Called around the step of an optimizer that is the only one.
     """
 
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], before_update: Callable[[], None]) -> None:
-        self._optimizers, self._before_update = optimizers, before_update
+    def __init__(
+        self,
+        optimizers: Sequence[torch.optim.Optimizer],
+        before_update: Callable[[], None],
+        after_update: Callable[[], None],
+    ) -> None:
+        self._optimizers, self._before_update, self._after_update = optimizers, before_update, after_update
         self._handles: list[RemovableHandle] = []
         self._since: Counter[int] = Counter()
         self._worst = 0
@@ -50,6 +55,8 @@ class StepCount:
             self._before_update()
 
     def _count(self, optimizer: Any, *_: Any) -> None:
+        if len(self._optimizers) == 1 and not torch.compiler.is_compiling():
+            self._after_update()
         self._since[id(optimizer)] += 1
         self._worst = max(self._worst, self._since[id(optimizer)])
 

@@ -132,8 +132,9 @@ def compiled(num_steps: int, backend: str, guard: Callable[..., Any] | None = No
 @pytest.mark.parametrize(
     ("num_steps", "backend", "budget"),
     [
-        (200, "aot_eager", None),  # armed while compiling, recompiling and running
+        (60, "aot_eager", None),  # a sample: armed while compiling, recompiling and running
         (200, "aot_eager", 0.5),  # compiled outside armed steps, boundaries thinned out
+        pytest.param(200, "aot_eager", None, marks=pytest.mark.slow),
         pytest.param(200, "inductor", None, marks=pytest.mark.slow),
         pytest.param(200, "inductor", 0.5, marks=pytest.mark.slow),
     ],
