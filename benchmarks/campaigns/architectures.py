@@ -161,15 +161,18 @@ _STAGES: Final = {"image_size": SIDE, "num_labels": NUM_CLASSES}
 _TOWER: Final = {key: _PICTURE[key] for key in _PICTURE if key != "num_labels"}
 _EXPERTS: Final = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
+_CAUSAL: Final = """
+    gpt2 llama mistral qwen2 qwen3 gemma gemma2 gemma3_text phi phi3 bloom gpt_neox stablelm olmo olmo2 mamba
+    starcoder2 cohere cohere2 granite nemotron persimmon mpt biogpt glm glm4 smollm3 helium exaone4 ernie4_5
+    bitnet diffllama openai-gpt falcon_mamba rwkv
+"""
+_MASKED: Final = """
+    bert roberta albert electra deberta-v2 mpnet xlm camembert ibert nystromformer roformer rembert modernbert
+    megatron-bert yoso ernie esm data2vec-text
+"""
+
 ARCHITECTURES: Final[tuple[Architecture, ...]] = (
-    *(
-        _causal(name)
-        for name in (
-            "gpt2 llama mistral qwen2 qwen3 gemma gemma2 gemma3_text phi phi3 bloom gpt_neox stablelm olmo olmo2 mamba "
-            "starcoder2 cohere cohere2 granite nemotron persimmon mpt biogpt glm glm4 smollm3 helium exaone4 ernie4_5 "
-            "bitnet diffllama openai-gpt falcon_mamba rwkv"
-        ).split()
-    ),
+    *(_causal(name) for name in _CAUSAL.split()),
     _causal("qwen3_moe", **_EXPERTS),
     _causal("qwen2_moe", **_EXPERTS, shared_expert_intermediate_size=32),
     _causal("mixtral", num_local_experts=4),
@@ -204,13 +207,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         v_head_dim=8,
     ),
     _causal("mamba2", num_heads=8, head_dim=8, expand=2, state_size=16, n_groups=1, chunk_size=8, use_conv_bias=True),
-    *(
-        _masked(name)
-        for name in (
-            "bert roberta albert electra deberta-v2 mpnet xlm camembert ibert nystromformer roformer "
-            "rembert modernbert megatron-bert yoso ernie esm data2vec-text"
-        ).split()
-    ),
+    *(_masked(name) for name in _MASKED.split()),
     # Its mask is filled with the least float32, which no autocast dtype holds; FFTs know no bfloat16.
     Architecture(name="deberta", head="MaskedLM", config=_TEXT, inputs=_tokens, precisions=("fp32", "bf16")),
     Architecture(name="fnet", head="MaskedLM", config=_TEXT, inputs=_tokens, precisions=("fp32", "bf16_autocast")),

@@ -16,7 +16,11 @@ from tests.models.precision import Precision
 
 #: Ways in which AdamW runs, taken in turn.
 OPTIMIZERS: Final = ("fused", "foreach", "plain")
-_OPTIONS: Final = {"fused": {"fused": True}, "foreach": {"foreach": True}, "plain": {"foreach": False}}
+_OPTIONS: Final[dict[str, dict[str, Any]]] = {
+    "fused": {"fused": True},
+    "foreach": {"foreach": True},
+    "plain": {"foreach": False},
+}
 
 #: Operators under which a fault is planted, taken in turn among those that a run executes.
 CONTROLS: Final = (
@@ -135,7 +139,15 @@ def run_clean(plan: Plan) -> CleanRun:
     RuntimeError
         If the fault never fired, so that the control says nothing.
     """
+    num_threads = torch.get_num_threads()
     torch.set_num_threads(plan.num_threads)
+    try:
+        return _run(plan)
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _run(plan: Plan) -> CleanRun:
     began = time.process_time()
     training = Training(plan.build(), plan.precision, lr=1e-3, **_OPTIONS[plan.optimizer])
     with numguard.guard(training.model, training.optimizer, budget=None) as guard:
@@ -155,7 +167,7 @@ def run_clean(plan: Plan) -> CleanRun:
         subject=plan.subject,
         precision=plan.precision,
         optimizer=plan.optimizer,
-        num_threads=torch.get_num_threads(),
+        num_threads=plan.num_threads,
         num_steps=plan.num_steps,
         num_calls=coverage.num_calls_seen,
         num_checks=coverage.num_checks,

@@ -6,8 +6,9 @@ Usage, from the repository's root::
     python -m benchmarks.campaigns.clean_training page clean.jsonl --out docs/clean_training.md
 
 ``train`` takes ``--part own`` or ``--part architectures`` for one half, ``--share 0/2`` and ``--share 1/2`` for two
-processes side by side, ``--only REGEX`` for some models. It ends with status 1 for a false alarm, a fault that was
-not found, or a warning whose cause nobody has named.
+processes side by side with a record each, ``--only REGEX`` for some models. Runs that the record holds already are
+not made again. It ends with status 1 for a false alarm, a fault that was not found, or a warning whose cause nobody
+has named.
 """
 
 import argparse
@@ -87,6 +88,11 @@ def complaints(run: CleanRun) -> list[str]:
     return found
 
 
+def read_record(path: str) -> list[CleanRun]:
+    """Return the runs of a record, in the order in which they were made."""
+    return [from_fields(json.loads(line)) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
 def from_fields(fields: dict[str, Any]) -> CleanRun:
     """Return the run that a line of the record holds."""
     control = fields["control"]
@@ -110,13 +116,17 @@ def train(arguments: argparse.Namespace) -> int:
         *(architecture_plans() if arguments.part in ("architectures", "all") else ()),
     ]
     share, num_shares = (int(part) for part in arguments.share.split("/"))
+    known = read_record(arguments.record) if Path(arguments.record).exists() else []
+    made = {(run.subject, run.precision, run.optimizer) for run in known}
     bad = 0
     for plan in [plan for plan in plans if re.fullmatch(arguments.only, plan.subject)][share::num_shares]:
+        if (plan.subject, plan.precision, plan.optimizer) in made:
+            continue
         run = run_clean(plan)
         wrong = complaints(run)
         bad += bool(wrong)
         print(
-            f"{run.subject:20} {run.precision:14} {run.optimizer:8} {run.num_threads} thread(s), {run.num_steps} steps: "
+            f"{run.subject:20} {run.precision:14} {run.optimizer:8} {run.num_threads} threads {run.num_steps} steps: "
             f"{run.num_checks} checks, worst ratio {run.worst_ratio:.3f}, {len(run.warned)} warnings, "
             f"control {run.control.op} {'found' if run.control.found else 'NOT FOUND'}, {run.seconds:.1f} s",
             *(f"    {complaint}" for complaint in wrong),
@@ -143,8 +153,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.command == "train":
         return 1 if train(arguments) else 0
-    lines = [line for name in arguments.records for line in Path(name).read_text(encoding="utf-8").splitlines()]
-    Path(arguments.out).write_text(page([from_fields(json.loads(line)) for line in lines]), encoding="utf-8")
+    runs = [run for name in arguments.records for run in read_record(name)]
+    Path(arguments.out).write_text(page(runs), encoding="utf-8")
     return 0
 
 

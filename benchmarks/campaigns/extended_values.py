@@ -41,7 +41,7 @@ def _axes(arguments: Arguments, rank: int) -> tuple[int, ...]:
 
 def _sum(arguments: Arguments) -> list[Wide | None]:
     x = wide(arguments["self"])
-    return [x.sum(axis=_axes(arguments, x.ndim), keepdims=arguments["keepdim"] if "keepdim" in arguments else False)]
+    return [x.sum(axis=_axes(arguments, x.ndim), keepdims=arguments.get("keepdim", False))]
 
 
 def _mean(arguments: Arguments) -> list[Wide | None]:

@@ -53,7 +53,7 @@ Pattern = Callable[[Situation], Iterator[Results]]
 
 
 def _ranked(values: Tensor, random: np.random.Generator) -> list[int]:
-    """Return flat places from the smallest magnitude to the largest, evenly in the logarithm of the rank, and others."""
+    """Return flat places from the smallest magnitude to the largest, evenly in the rank's logarithm, and others."""
     magnitude = values.detach().double().abs().reshape(-1).numpy()
     order = np.argsort(magnitude, kind="stable")
     order = order[magnitude[order] > 0.0]

@@ -1,7 +1,7 @@
 """One case of the campaign: a guarded run of two or more steps, a fault in one of them, and what came of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -58,10 +58,21 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Size:
-    """How wrong a result is: the largest ``|c - v| / B``, and ``B / |v|`` of that element."""
+    """How wrong a result is.
+
+    Parameters
+    ----------
+    ratio
+        The largest ``|c - v| / B``.
+    relative_bound
+        ``B / |v|`` of that element.
+    decided
+        False where some element is nearer to B than the error of the shadow, so that either verdict is right.
+    """
 
     ratio: float
     relative_bound: float
+    decided: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,8 +186,8 @@ def _size(
     right: Sequence[Tensor], wrong: Sequence[Tensor], values: Sequence[Wide | None], bounds: Thresholds
 ) -> Size | None:
     """Return the size of the largest error among the elements that differ from the right result; None for none."""
-    largest = None
-    for one, other, value, bound in zip(right, wrong, values, bounds.alarm, strict=True):
+    largest, decided = None, True
+    for one, other, value, bound, share in zip(right, wrong, values, bounds.alarm, bounds.shadow, strict=True):
         computed, clean = wide(other).reshape(-1), wide(one).reshape(-1)
         changed = np.flatnonzero(~((computed == clean) | (np.isnan(computed) & np.isnan(clean))))
         if value is None or not changed.size:
@@ -184,11 +195,13 @@ def _size(
         exact = value.reshape(-1)[changed]
         ratios = _ratios(computed[changed], exact, bound[changed])
         worst = int(ratios.argmax())
+        with np.errstate(all="ignore"):
+            decided &= not bool((np.abs(np.abs(computed[changed] - exact) - bound[changed]) <= share[changed]).any())
         if largest is None or ratios[worst] > largest.ratio:
             with np.errstate(all="ignore"):
                 relative = float(bound[changed][worst] / np.abs(exact[worst]))
-            largest = Size(ratio=float(ratios[worst]), relative_bound=relative)
-    return largest
+            largest = Size(ratio=float(ratios[worst]), relative_bound=relative, decided=True)
+    return None if largest is None else replace(largest, decided=decided or largest.ratio > CERTAIN)
 
 
 def _inputs(case: Case, step: int) -> Tensor:
@@ -272,7 +285,7 @@ def _judged(case: Case, injector: _Injector, findings: Sequence[Finding]) -> Out
         return Outcome(case=case, verdict="no fault", right=injector.right)
     alarms = [finding for finding in findings if finding.severity == "error" or finding.kind in _ALARMING]
     ratio, verdict, detail = injector.sizes[0].ratio, "found", "; ".join(_told(finding) for finding in alarms)
-    if ratio <= 1.0:
+    if ratio <= 1.0 and injector.sizes[0].decided:
         verdict = "false alarm" if alarms else "silent"
     elif ratio <= CERTAIN:
         verdict = "between"

@@ -1,4 +1,4 @@
-"""Small training steps in which one operator is called at a place that is known: module ``block.site``, or optimizer."""
+"""Small training steps in which one operator is called at a known place: module ``block.site``, or the optimizer."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -103,6 +103,8 @@ class Site:
         Of several calls with different shapes in that phase, the one that goes wrong.
     dtypes
         Dtypes in which the operator exists.
+    under_mode
+        True where autograd calls this operator under a dispatch mode only, and its in-place twin otherwise.
     """
 
     op: str
@@ -116,6 +118,7 @@ class Site:
     optimizer: str = "sgd"
     which: int = 0
     dtypes: tuple[torch.dtype, ...] = FLOATS
+    under_mode: bool = False
 
     @property
     def faulty(self) -> str:
@@ -254,8 +257,8 @@ SITES: Final[tuple[Site, ...]] = (
     _backward("mm", lambda s, x: x @ s.weight, ("self", "mat2"), shapes=_MATRIX, which=1),
     _backward("bmm", _batched, ("self", "mat2"), shapes=_BATCH),
     _backward("embedding_dense_backward", _embedding, ("grad_output",), shapes=_TABLE),
-    _backward("index_add", lambda s, x: x.index_select(0, s.index), ("source",)),
-    _backward("scatter_add", _gathered, ("src",)),
+    _backward("index_add", lambda s, x: x.index_select(0, s.index), ("source",), under_mode=True),
+    _backward("scatter_add", _gathered, ("src",), under_mode=True),
     Site(op=f"{_FLASH}_backward", phase="backward", forward=_heads, shapes=_HEADS, primary=("grad_out", "value")),
     Site(op="aten::_foreach_norm.Scalar", phase="optimizer", forward=_linear, shapes=_LINEAR),
     _update("_fused_adamw_", "fused", ("grads",)),

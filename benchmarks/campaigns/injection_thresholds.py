@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from numguard.checks import Check, Probe, checks_for
-from numguard.numerics.error_bounds.judgement import alarm_threshold
+from numguard.numerics.error_bounds.judgement import SHADOW_ROUNDINGS, UNIT_ROUNDOFF, alarm_threshold
 from numguard.shadow.call import OpCall, overload_name
 from numguard.shadow.comparison import Comparison, NotCovered
 from numguard.shadow.routes import NUMPY
@@ -57,12 +57,21 @@ def _places(check: Check, call: KernelCall) -> list[Places]:
     return [np.array([known[tag] for tag in tags], dtype=np.int64) for tags in tags_of]
 
 
+def _flat(comparison: Comparison, bound: Tensor) -> Bounds:
+    values: Bounds = bound.expand(comparison.computed.shape).reshape(-1).numpy()
+    return values
+
+
 def _bound(comparison: Comparison, forward_bound: Tensor | float) -> Bounds:
     dtype, exact = comparison.computed.dtype, comparison.exact
     bound = alarm_threshold(exact, forward_bound, dtype, comparison.shadow_error)
-    bound = torch.where(exact.abs() + bound < torch.finfo(dtype).max, bound, torch.inf)
-    values: Bounds = bound.expand(comparison.computed.shape).reshape(-1).numpy()
-    return values
+    return _flat(comparison, torch.where(exact.abs() + bound < torch.finfo(dtype).max, bound, torch.inf))
+
+
+def _shadow_share(comparison: Comparison) -> Bounds:
+    """Return what B allows for the error of the shadow."""
+    own = SHADOW_ROUNDINGS * comparison.exact.abs() + comparison.shadow_error
+    return _flat(comparison, own * (1.0 + UNIT_ROUNDOFF[comparison.computed.dtype]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,10 +86,14 @@ class Thresholds:
         elements are only copied it is zero.
     lenient
         What the shipped kernel may be off by: the permissive bound everywhere.
+    shadow
+        The part of either that allows for the error of the shadow, 11 bits coarser than v: what lies within it of B
+        may be judged either way. It matters in float64 only.
     """
 
     alarm: list[Bounds]
     lenient: list[Bounds]
+    shadow: list[Bounds]
 
     def judged(self) -> list[int]:
         """Return the positions of the results that some check looks at."""
@@ -90,24 +103,27 @@ class Thresholds:
 def thresholds_of(call: KernelCall) -> Thresholds:
     """Return B of a call's results, by every check of its operator."""
     sizes = [result.numel() for result in call.results]
-    alarm, lenient = np.full(sum(sizes), np.nan), np.full(sum(sizes), np.nan)
+    alarm, lenient, shadow = (np.full(sum(sizes), start) for start in (np.nan, np.nan, 0.0))
     for check in checks_for(overload_name(call.overload)):
         try:
             comparisons = _judge(check, call)
         except NotCovered:
             continue
-        _enter(alarm, lenient, comparisons, _places(check, call))
+        _enter(alarm, lenient, shadow, comparisons, _places(check, call))
     cuts = np.cumsum(sizes)[:-1]
-    return Thresholds(alarm=np.split(alarm, cuts), lenient=np.split(lenient, cuts))
+    return Thresholds(alarm=np.split(alarm, cuts), lenient=np.split(lenient, cuts), shadow=np.split(shadow, cuts))
 
 
-def _enter(alarm: Bounds, lenient: Bounds, comparisons: Sequence[Comparison], places: Sequence[Places]) -> None:
+def _enter(
+    alarm: Bounds, lenient: Bounds, shadow: Bounds, comparisons: Sequence[Comparison], places: Sequence[Places]
+) -> None:
     strict = np.full_like(alarm, np.nan)
     for comparison, where in zip(comparisons, places, strict=True):
         if comparison.rounds_output:
             permissive = comparison.strict if comparison.permissive is None else comparison.permissive
             alarm[where] = np.fmin(alarm[where], _bound(comparison, permissive))
             strict[where] = np.fmin(strict[where], _bound(comparison, comparison.strict))
+            shadow[where] = np.fmax(shadow[where], _shadow_share(comparison))
     lenient[:] = np.fmin(lenient, alarm)
     for comparison, where in zip(comparisons, places, strict=True):
         if not comparison.rounds_output:

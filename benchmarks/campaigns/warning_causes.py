@@ -68,7 +68,7 @@ CAUSES: Final = (
         text="squares are added in a few sequential lanes; the error grows with the length, where sum's does not",
     ),
     Cause(
-        op="aten::(add|sub|mul|div)_?\\.Tensor",
+        op="aten::((add|sub|mul|div)_?\\.Tensor|_foreach_(add|sub|mul|div)_?\\.Scalar)",
         text="one rounding more: the Python number is rounded to the tensor's dtype before it is used",
         is_defect=False,
     ),

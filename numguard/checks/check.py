@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from numguard.shadow.arithmetic import Arithmetic
 from numguard.shadow.call import OpCall
-from numguard.shadow.comparison import Comparison
+from numguard.shadow.comparison import Comparison, NotCovered
+
+LARGEST_ROW: Final = float(1 << 21)  # operations on a row that is held in memory: at most 60 MiB of float64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,11 +27,33 @@ class Probe:
     offset
         A number in [0, 1) that picks which rows are checked when not all are; it differs from call to call, and
         the same offset gives the same rows, so that a confirmation looks at the same elements.
+    most
+        Operations that the smallest sample of a call may cost, because a row can be as long as the tensor.
     """
 
     arithmetic: Arithmetic
     limit: float = float("inf")
     offset: float = 0.0
+    most: float = float("inf")
+
+    def afford(self, cost: float, *, in_pieces: bool = False) -> None:
+        """Say whether the smallest sample of a call can be paid for.
+
+        Parameters
+        ----------
+        cost
+            Operations.
+        in_pieces
+            Whether it is read piece by piece; else its rows lie in memory as a whole, several times in float64.
+
+        Raises
+        ------
+        NotCovered
+            If it costs more than ``most``, or fills more memory than a check may take.
+        """
+        held = float("inf") if in_pieces else max(LARGEST_ROW, self.limit / 16)
+        if cost > min(self.most, held):
+            raise NotCovered("one row of it costs more than a check may")
 
     def rows(self, count: int, cost: float) -> slice:
         """Return which of ``count`` rows to check, as an evenly spaced slice, when each costs ``cost`` operations.

@@ -59,7 +59,9 @@ def _sampled(gemm: Gemm, probe: Probe) -> Block:
     cost = _taken(rows, chosen_rows) * terms
     chosen_batches = probe.rows(batches, columns * cost)
     cost *= _taken(batches, chosen_batches)
-    return Block(batches=chosen_batches, rows=chosen_rows, columns=probe.rows(columns, cost))
+    chosen_columns = probe.rows(columns, cost)
+    probe.afford(cost * _taken(columns, chosen_columns))
+    return Block(batches=chosen_batches, rows=chosen_rows, columns=chosen_columns)
 
 
 def _summed(gemm: Gemm, probe: Probe) -> Block:

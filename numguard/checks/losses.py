@@ -110,9 +110,7 @@ def replays(dtype: torch.dtype, planar: bool, weighted: bool) -> bool:
     return True
 
 
-def _replay(
-    call: OpCall, targets: Targets, picked: Tensor, bounded: Sequence[Comparison]
-) -> tuple[Comparison, ...]:
+def _replay(call: OpCall, targets: Targets, picked: Tensor, bounded: Sequence[Comparison]) -> tuple[Comparison, ...]:
     """Compare bit for bit where sums are kept in 16 bits and their order is known."""
     weighted = targets.weight is not None
     if picked.device.type != "cpu" or storage_of(picked.dtype) is None or not picked.numel():

@@ -3,7 +3,7 @@
 Their bound exceeds the gradients from a few dozen rows on, so it would hide a dropped block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final
@@ -15,6 +15,7 @@ from torch import Tensor
 from numguard.checks.check import Probe
 from numguard.checks.normalised_rows import Columns, Layout, columns_of
 from numguard.checks.observed_order import fused_sum, row_totals
+from numguard.checks.repeated_sums import accepted_beside
 from numguard.numerics.error_bounds.exponential_bounds import storage_of
 from numguard.shadow.call import OpCall
 from numguard.shadow.comparison import Comparison

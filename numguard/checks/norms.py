@@ -201,7 +201,8 @@ def _order(call: OpCall) -> float:
 
 def _judge(call: OpCall, captured: Tensor | None, probe: Probe) -> Sequence[Comparison]:
     order, source = _order(call), call["self"] if captured is None else captured
-    rows = rows_of(source, call.output, call.arguments.get("dim"), probe, cost=COST)
+    in_pieces = not math.isinf(order)
+    rows = rows_of(source, call.output, call.arguments.get("dim"), probe, cost=COST, in_pieces=in_pieces)
     if not rows.result.numel():
         return ()
     if math.isinf(order):
@@ -246,6 +247,7 @@ def _judge_list(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compariso
     groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
     for number in picked:
         require_numbers(tensors[number], call.output[number])
+        probe.afford(COST * tensors[number].numel(), in_pieces=not math.isinf(order))
         groups.setdefault((call.output[number].dtype, call.output[number].device), []).append(number)
     return [_joined(call, numbers, order, probe.arithmetic) for numbers in groups.values()]
 

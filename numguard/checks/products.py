@@ -92,7 +92,7 @@ def _reach(x: Tensor, arithmetic: Arithmetic) -> ProductRange:
 
 def _judge(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
     source = call["self"] if captured is None else captured
-    rows = rows_of(source, call.output, call.arguments.get("dim"), probe, cost=COST)
+    rows = rows_of(source, call.output, call.arguments.get("dim"), probe, cost=COST, in_pieces=False)
     if not rows.result.numel():
         return ()
     x = rows.source.reshape(*rows.source.shape[: rows.num_kept], rows.num_terms)

@@ -105,6 +105,7 @@ def rows_of(
     cost: float,
     dtype: torch.dtype | None = None,
     stores_runs: bool = False,
+    in_pieces: bool = True,
 ) -> Rows:
     """Return the rows of a reduction over ``dims`` that the probe picks, with their results.
 
@@ -115,7 +116,7 @@ def rows_of(
     dims
         Reduced dimensions: a number, several, or None or none for all.
     probe
-        Picks whole results; a single result is taken whatever it costs.
+        Picks whole results.
     cost
         Operations per element of ``source``.
     dtype
@@ -124,11 +125,14 @@ def rows_of(
         True where the kernel adds every run of adjacent elements to a result in 16 bits, as that of ``nansum`` does;
         those of ``sum`` and ``mean`` keep a float32 copy of such results (``should_use_acc_buffer`` in
         ``aten/src/ATen/native/ReduceOpsUtils.h``).
+    in_pieces
+        Whether the rows are read piece by piece, as :func:`row_totals` does.
 
     Raises
     ------
     NotCovered
-        As :func:`require_numbers`, and where the result's shape is not that of a reduction.
+        As :func:`require_numbers`, where the result's shape is not that of a reduction, and where a single result
+        costs more than the probe allows.
     """
     require_numbers(source, result)
     source, result = source.detach(), result.detach()
@@ -144,7 +148,7 @@ def rows_of(
         view = view.unsqueeze(-1)
     flat = result.reshape(shape)
     if num_terms * cost * prod(shape) > probe.limit:
-        picked = sampled_rows(tuple(shape), cost * max(1, num_terms), probe)
+        picked = sampled_rows(tuple(shape), cost * max(1, num_terms), probe, in_pieces=in_pieces)
         view, flat = view[picked], flat[picked]
     if not is_narrowing(source.dtype, result.dtype) or result.dtype not in FLOATS:
         return Rows(view, len(shape), flat, num_terms, growth)
@@ -170,12 +174,17 @@ def row_totals(rows: Tensor, num_kept: int, terms: Terms, arithmetic: Arithmetic
     shape = list(rows.shape)
     dim = shape.index(max(shape))
     step = max(1, shape[dim] * CHUNK // rows.numel())
-    parts = [row_totals(piece, num_kept, terms, arithmetic) for piece in torch.split(rows, step, dim=dim)]
-    height = max(part[1] for part in parts)
-    columns = list(zip(*(part[0] for part in parts), strict=True))
+    pieces = torch.split(rows, step, dim=dim)
     if dim < num_kept:
-        return [torch.cat(column, dim=dim) for column in columns], height
-    return [_added(column) for column in columns], height + len(parts) - 1
+        parts = [row_totals(piece, num_kept, terms, arithmetic) for piece in pieces]
+        columns = zip(*(part[0] for part in parts), strict=True)
+        return [torch.cat(column, dim=dim) for column in columns], max(part[1] for part in parts)
+    # One after the other: small results that are kept between the pieces keep the allocator from reusing their memory.
+    totals, height = row_totals(pieces[0], num_kept, terms, arithmetic)
+    for piece in pieces[1:]:
+        more, other = row_totals(piece, num_kept, terms, arithmetic)
+        totals, height = [total + part for total, part in zip(totals, more, strict=True)], max(height, other)
+    return totals, height + len(pieces) - 1
 
 
 def _narrowed(growth: Growth, unit_roundoff: float) -> Growth:
@@ -184,13 +193,6 @@ def _narrowed(growth: Growth, unit_roundoff: float) -> Growth:
     if growth.permissive is None:
         return Growth(strict, None)
     return Growth(strict, growth.permissive + unit_roundoff * (1.0 + growth.permissive))
-
-
-def _added(parts: Sequence[Tensor]) -> Tensor:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
 
 
 def _terms_in(rows: Tensor, dims: tuple[int, ...]) -> int:

@@ -7,7 +7,9 @@ from torch import Size, Tensor
 from numguard.checks.check import Probe
 
 
-def sampled_rows(shape: Size | tuple[int, ...], cost: float, probe: Probe) -> tuple[slice, ...]:
+def sampled_rows(
+    shape: Size | tuple[int, ...], cost: float, probe: Probe, *, in_pieces: bool = False
+) -> tuple[slice, ...]:
     """Return one slice for every dimension of ``shape`` so that the rows they pick stay within the probe's limit.
 
     Parameters
@@ -18,6 +20,13 @@ def sampled_rows(shape: Size | tuple[int, ...], cost: float, probe: Probe) -> tu
         Operations that one row costs.
     probe
         Limit and offset; every row is reached by some offset.
+    in_pieces
+        Whether the caller reads a long row piece by piece.
+
+    Raises
+    ------
+    NotCovered
+        Where one row is too long for any check.
 
     Notes
     -----
@@ -34,6 +43,7 @@ def sampled_rows(shape: Size | tuple[int, ...], cost: float, probe: Probe) -> tu
         slices[dim] = picked
         remaining *= len(range(shape[dim])[picked]) / shape[dim]
         probe = replace(probe, offset=probe.offset * (picked.step or 1) % 1.0)
+    probe.afford(remaining, in_pieces=in_pieces)
     return tuple(slices)
 
 

@@ -1,6 +1,7 @@
 """The inspection of one call: capture, run, judge along one route, confirm along another, hand on."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from time import process_time
@@ -31,6 +32,7 @@ _UPDATES = frozenset({"fused_optimizers", "foreach_updates", "pointwise"})  # fa
 EXHAUSTIVE_LIMIT = float(1 << 30)  # multiply-adds of one shadow when every call is checked
 SECONDS_PER_OPERATION = 1e-8  # of a shadow that reads elements, on one core; sets how much of a call a quota buys
 LEAST_OPERATIONS, MOST_OPERATIONS = float(1 << 12), float(1 << 22)
+LEAST_ROW = float(1 << 18)  # operations of a sample that is tried however little is left of the quota
 
 
 class Inspector:
@@ -155,12 +157,14 @@ class Inspector:
         )
         if not self._sampler.wants(site):
             return None
-        limit = EXHAUSTIVE_LIMIT
+        limit, most = EXHAUSTIVE_LIMIT, math.inf
         if not self.exhaustive:
             limit = self._sampler.seconds_per_check / SECONDS_PER_OPERATION
             limit = min(max(limit, LEAST_OPERATIONS), MOST_OPERATIONS)
+            most = max(self._sampler.seconds_left / SECONDS_PER_OPERATION, LEAST_ROW)
         call = OpCall(overload=func, arguments=bind(func, args, kwargs))
-        probe = Probe(arithmetic=self._route(checks[0], call)[0], limit=limit, offset=self._sampler.offset())
+        arithmetic = self._route(checks[0], call)[0]
+        probe = Probe(arithmetic=arithmetic, limit=limit, offset=self._sampler.offset(), most=most)
         before = self._clock.seconds
         try:
             with self._clock, torch.no_grad():

@@ -39,6 +39,11 @@ class Sampler:
         """What one check may cost: a part of the quota, so that many sites are looked at rather than few."""
         return self._quota / CHECKS_PER_QUOTA
 
+    @property
+    def seconds_left(self) -> float:
+        """What is left of the quota of this step."""
+        return self._remaining
+
     def may_want(self, func: object) -> bool:
         """Return whether some call of an operator could be wanted in this step. Costs two lookups."""
         return self._exhaustive or func in self._funcs or func not in self._known

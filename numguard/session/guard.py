@@ -306,6 +306,15 @@ class Guard:
         """What it has cost so far."""
         return self._run.overhead() if self._run is not None else Overhead()
 
+    @property
+    def lost_updates(self) -> dict[str, float]:
+        """Share of the optimizer's updates that rounding has swallowed, by module, over the present window.
+
+        Measured on the checked optimizer calls after the first 100 steps; empty before. Reading it waits for an
+        accelerator.
+        """
+        return self._run.updates.shares() if self._run is not None else {}
+
     def report(self) -> str:
         """Return the report as plain text: what an engineer on call needs first."""
         if self._run is None:

@@ -31,3 +31,7 @@ class Overhead:
     def share(self) -> float:
         """Own seconds per elapsed second, bursts included."""
         return self.own_seconds / self.elapsed_seconds if self.elapsed_seconds else 0.0
+
+    def __float__(self) -> float:
+        """Return the share, so that ``float(g.overhead)`` can be logged beside the loss."""
+        return self.share

@@ -141,6 +141,19 @@ def test_sixteen_bit_sums_are_replayed_bit_for_bit(dtype: torch.dtype) -> None:
         assert results["output (replayed)"][1].wrong
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_loss_that_is_better_than_the_replayed_one_is_right(dtype: torch.dtype) -> None:
+    source, target, weight = operands(3000, 7, dtype, "some")
+    arguments = (aten.nll_loss_forward.default, source, target, weight, MEAN, -100)
+    results = judged(*arguments)
+    sums = [results[name][0] for name in ("output", "total_weight")]
+    better = tuple(comparison.exact.to(dtype) for comparison in sums)
+    assert any(not torch.equal(a, comparison.computed) for a, comparison in zip(better, sums, strict=True))
+    results = judged(*arguments, output=better)
+    assert "output (replayed)" in results
+    assert not any(verdict.wrong for _, verdict in results.values())
+
+
 def test_padding_on_the_cascade_s_steps_makes_it_sequential() -> None:
     """The kernel moves partial sums up only at every 16th target, and only if that target counts."""
     everything = np.ones(4096, dtype=bool)
