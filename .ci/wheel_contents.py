@@ -1,10 +1,11 @@
-"""Says whether a wheel holds the whole package and nothing else: ``wheel_contents.py numguard_torch-….whl``."""
+"""Says whether a wheel holds package and plugin whole and nothing else: ``wheel_contents.py numguard_torch-….whl``."""
 
 import sys
 import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PLUGIN = "_numguard_pytest_plugin.py"
 
 
 def main(wheel: str) -> int:
@@ -12,7 +13,7 @@ def main(wheel: str) -> int:
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
     package = (path for path in (ROOT / "numguard").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    wanted = {path.relative_to(ROOT).as_posix() for path in package}
+    wanted = {path.relative_to(ROOT).as_posix() for path in package} | {PLUGIN}
     for name in sorted(wanted - inside):
         print(f"not in the wheel: {name}")
     for name in sorted(inside - wanted):

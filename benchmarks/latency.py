@@ -33,7 +33,7 @@ def _spoil(call: KernelCall) -> None:
 def _steps_to_finding(guard: numguard.Guard, run: Training) -> int | None:
     for step in range(1, MOST_STEPS):
         guard.step(run.step())
-        if any(finding.kind == "wrong_result" for finding in guard.findings):
+        if any(finding.kind in ("wrong_result", "corruption") for finding in guard.findings):
             return step
     return None
 

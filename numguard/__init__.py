@@ -7,6 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    import numguard.functional as functional  # noqa: F401  (mypy does not follow `from . import` here)
+
+    from .custom_kernels import shadowed as shadowed
     from .errors import FindingError as FindingError
     from .errors import GuardStateError as GuardStateError
     from .errors import InputError as InputError
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from .session import Overhead as Overhead
     from .session import SiteCoverage as SiteCoverage
     from .session import guard as guard
+    from .verification import Verdict as Verdict
+    from .verification import verify as verify
 
 # Loaded at first use: `numguard --version` and `--help` answer without torch, and where torch is broken.
 _ROOMS: Final = {
@@ -31,7 +36,11 @@ _ROOMS: Final = {
     "Overhead": "session",
     "SiteCoverage": "session",
     "UsageError": "errors",
+    "Verdict": "verification",
+    "functional": "functional",
     "guard": "session",
+    "shadowed": "custom_kernels",
+    "verify": "verification",
 }
 __all__ = [*_ROOMS]
 
@@ -39,7 +48,8 @@ __all__ = [*_ROOMS]
 def __getattr__(name: str) -> object:
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f".{_ROOMS[name]}", __name__), name)
+    room = import_module(f".{_ROOMS[name]}", __name__)
+    value = globals()[name] = room if name == _ROOMS[name] else getattr(room, name)
     return value
 
 

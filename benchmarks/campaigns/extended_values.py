@@ -169,9 +169,9 @@ def _scatter_add(arguments: Arguments) -> list[Wide | None]:
 
 def _scores(arguments: Arguments) -> Wide:
     query, key = wide(arguments["query"]), wide(arguments["key"])
-    scores = query @ np.swapaxes(key, -1, -2) / np.sqrt(np.longdouble(query.shape[-1]))
+    scores: Wide = query @ np.swapaxes(key, -1, -2) / np.sqrt(np.longdouble(query.shape[-1]))
     if arguments["is_causal"]:
-        scores = np.where(np.tri(*scores.shape[-2:], dtype=bool), scores, -np.inf)
+        scores = np.where(np.tri(*scores.shape[-2:]) > 0.0, scores, -np.inf)
     return scores
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 import numguard
 from benchmarks.campaigns.extended_values import VALUES, Wide, wide
 from benchmarks.campaigns.injection_patterns import PATTERNS, Situation
-from benchmarks.campaigns.injection_sites import Net, Site, optimizer_for, spread
+from benchmarks.campaigns.injection_sites import MODULE, Net, Site, optimizer_for, spread
 from benchmarks.campaigns.injection_thresholds import Bounds, Thresholds, thresholds_of
 from numguard.finding import Finding
 from numguard.shadow.call import mutated_arguments, tensors_in
@@ -224,7 +224,8 @@ def _train_step(
     optimizer.step()
     enter("")
     optimizer.zero_grad()
-    return loss.detach()
+    detached: Tensor = loss.detach()
+    return detached
 
 
 def run_case(case: Case) -> Outcome:
@@ -237,8 +238,9 @@ def run_case(case: Case) -> Outcome:
     def enter(window: str) -> None:
         injector.window = window
 
-    net.block.site.register_forward_pre_hook(lambda *_: enter("forward"))
-    net.block.site.register_forward_hook(lambda *_: enter(""))
+    site = net.get_submodule(MODULE)
+    site.register_forward_pre_hook(lambda *_: enter("forward"))
+    site.register_forward_hook(lambda *_: enter(""))
     guard = numguard.guard(net, optimizer, budget=0.01 if case.armed else None, on_finding=_nothing, seed=case.seed)
     with faulty_kernel(case.site.faulty, injector.corrupt, when=injector.wants), guard as g:
         for step in range(FAULTY_STEP + 1):

@@ -44,6 +44,11 @@ class Called(nn.Module):
         Parameters by name.
     """
 
+    weight: Tensor
+    bias: Tensor
+    mix: Tensor
+    index: Tensor
+
     def __init__(
         self, forward_of: Forward, dtype: torch.dtype, generator: torch.Generator, **shapes: tuple[int, ...]
     ) -> None:
@@ -60,6 +65,8 @@ class Called(nn.Module):
 
 class Net(nn.Module):
     """A stem, and the site in a block of its own."""
+
+    spread: Tensor
 
     def __init__(self, site: Called, width: int, dtype: torch.dtype, generator: torch.Generator) -> None:
         super().__init__()

@@ -42,7 +42,8 @@ def _places(check: Check, call: KernelCall) -> list[Places]:
 
     The results are overwritten for a moment by numbers that tell where they stand.
     """
-    clean, first, known = [result.clone() for result in call.results], 0, {}
+    clean, first = [result.clone() for result in call.results], 0
+    known: dict[float, int] = {}
     for result in call.results:
         tags = _tags(result.dtype, first, result.numel())
         known.update(zip(tags.double().tolist(), range(first, first + result.numel()), strict=True))

@@ -1,6 +1,6 @@
 """What every reduction is judged on: the rows that are added up, beside the results that they make."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from math import prod
 from typing import Any, Final, Literal, NamedTuple

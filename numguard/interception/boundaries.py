@@ -185,7 +185,7 @@ class Boundaries:
     def _watch(self, place: int, module: torch.nn.Module) -> None:
         if module._compiled_call_impl is not None or not _copies_as_usual(module):
             return  # compiled by itself: its graph stays as it is
-        call = module._call_impl
+        call: Callable[..., Any] = module._call_impl
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             output = call(*args, **kwargs)
@@ -218,9 +218,7 @@ class Boundaries:
         self._marks.append(_Mark(place, self._quietly(tensor.detach()), 0, True))
         node = tensor.grad_fn
         if node is not None:
-            node.register_prehook(  # type: ignore[no-untyped-call]
-                lambda gradients: self._large_gradient(place, gradients)
-            )
+            node.register_prehook(lambda gradients: self._large_gradient(place, gradients))
         self._charge(process_time() - began + BLOCK_SECONDS)
 
     def _large_gradient(self, place: int, gradients: tuple[Any, ...]) -> None:

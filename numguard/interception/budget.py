@@ -86,11 +86,16 @@ class Budget:
         self._elapsed += elapsed
         self._own += own
 
-    def allowance(self) -> float:
+    def allowance(self, part: float = 1.0) -> float:
         """Return the seconds that may be spent in the coming step without breaking any window that ends with it.
 
         The coming step itself is taken to last as long as the mean of the window.
+
+        Parameters
+        ----------
+        part
+            Of the budget: what is left free covers shorter steps to come, and what an estimate misses.
         """
         if self.share is None:
             return float("inf")
-        return max(0.0, self.share * (self._elapsed + self.step_seconds) - self._own)
+        return max(0.0, part * self.share * (self._elapsed + self.step_seconds) - self._own)

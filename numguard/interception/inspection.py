@@ -67,7 +67,7 @@ class Inspector:
         masses: Callable[[OpCall, Any, Sequence[Comparison], Origin], None] | None = None,
         origins: OriginSearch | None = None,
     ) -> None:
-        self.table, self._attribution, self._sites, self._sampler = table, attribution, sites, sampler
+        self.table, self.attribution, self._sites, self._sampler = table, attribution, sites, sampler
         self._mailbox, self._clock, self._admits = mailbox, clock, admits
         self._report, self._fault, self._masses = report, fault, masses
         self._jury = Jury(report)
@@ -91,7 +91,7 @@ class Inspector:
         self.step, self.exhaustive, self.searching = step, exhaustive, exhaustive
         self.num_looked_at, self.check_seconds = 0, 0.0
         self.in_update = False
-        self._attribution.start_step()
+        self.attribution.start_step()
         if exhaustive and self.origins is not None:
             self.origins.start_step()
 
@@ -116,11 +116,11 @@ class Inspector:
         try:
             checks = self.table.get(func, ())
             if self.exhaustive or self._sampler.may_want(func):
-                origin = self._attribution.origin()
+                origin = self.attribution.origin()
                 if checks:
                     inspection = self._begin(func, checks, args, kwargs, origin)
             elif checks and checks[0].family not in _UPDATES:
-                self._attribution.origin()  # its backward will ask where it came from
+                self.attribution.origin()  # its backward will ask where it came from
             self.num_looked_at += 1
         except Exception as error:
             self._fault("interception", error)
@@ -146,7 +146,9 @@ class Inspector:
         origin: Origin,
     ) -> Inspection | None:
         phases = checks[0].phases
-        if (phases is not None and origin.phase not in phases) or not (self._private or self._admits(origin, checks[0].name)):
+        if (phases is not None and origin.phase not in phases) or not (
+            self._private or self._admits(origin, checks[0].name)
+        ):
             return None
         reason = reason_to_skip(args, kwargs)
         if reason is not None:

@@ -5,12 +5,14 @@ leaves its wish some steps before it is needed, rank 0 publishes the largest, an
 rank that finds nothing keeps what it had, and says so.
 """
 
+import itertools
 from datetime import timedelta
 from typing import Any, Protocol
 
 import torch
 
 PATIENCE = timedelta(seconds=10)
+IMPATIENCE = timedelta(seconds=0.2)  # once a rank was missed: one that has no guard must not stall the others again
 
 
 class Agreement(Protocol):
@@ -60,6 +62,7 @@ class StoreAgreement:
     def __init__(self, store: Any, rank: int, world_size: int, prefix: str) -> None:
         self._store, self._rank, self._world_size = store, rank, world_size
         self._prefix = prefix
+        self._patience = PATIENCE
 
     def _key(self, round_name: str, rank: int | str) -> str:
         return f"numguard/{self._prefix}/{round_name}/{rank}"
@@ -74,27 +77,36 @@ class StoreAgreement:
             return
         keys = [self._key(round_name, rank) for rank in range(self._world_size)]
         try:
-            self._store.wait(keys, PATIENCE)
+            self._store.wait(keys, self._patience)
         except RuntimeError:
+            self._patience = IMPATIENCE
             keys = [key for key in keys if self._store.check([key])]
         wishes = [int(self._store.get(key)) for key in keys]
         value = 0 if not wishes or min(wishes) == 0 else max(wishes)
         self._store.set(self._key(round_name, "agreed"), str(value))
 
     def agreed(self, round_name: str) -> int | None:
-        """Read the agreed key, waiting at most ten seconds for it."""
+        """Read the agreed key, waiting at most ten seconds for it, and less once it was missed."""
         key = self._key(round_name, "agreed")
         try:
-            self._store.wait([key], PATIENCE)
+            self._store.wait([key], self._patience)
             return int(self._store.get(key))
         except RuntimeError:
+            self._patience = IMPATIENCE
             return None
 
 
+_agreements = itertools.count()
+
+
 def agreement_for(rank: int, world_size: int, prefix: str) -> Agreement:
-    """Return the agreement of this run: through the store where a process group is up, else alone."""
+    """Return the agreement of this run: through the store where a process group is up, else alone.
+
+    Every call makes a new one, which finds nothing of those before it in the store: ranks must make them in the same
+    order.
+    """
     distributed = torch.distributed
     if world_size > 1 and distributed.is_available() and distributed.is_initialized():
         store = distributed.distributed_c10d._get_default_store()
-        return StoreAgreement(store, rank, world_size, prefix)
+        return StoreAgreement(store, rank, world_size, f"{prefix}-{next(_agreements)}")
     return AloneAgreement()

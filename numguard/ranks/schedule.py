@@ -22,7 +22,7 @@ def is_armed(step: int, seed: int, interval: int) -> bool:
     Parameters
     ----------
     step
-        Counted from 0 over all attempts of the run.
+        Counted from 0 within the attempt, the same on all ranks.
     seed
         The run's seed; shifts the phase so that a period of the training loop is not always met at the same point.
     interval

@@ -89,6 +89,7 @@ class Arming:
         self.is_burst = False
         self.burst_left = 0
         self.num_armed = 0
+        self.num_ended = 0  # in this attempt: what the schedule goes by, however the loop numbers its steps
         self.num_unaffordable = 0
         self.num_empty = 0
         self.expects_checked = True  # not where the user has picked a few checks: their operators may not occur
@@ -144,9 +145,10 @@ class Arming:
         """Return the first step after ``step`` that is armed or takes part in an agreement, at most ``horizon``."""
         if self.burst_left > 0:
             return step + 1
-        for ahead in range(step + 1, horizon):
-            if self.schedule.armed(ahead) or _is_round(ahead) or _is_round(ahead + _LEAD):
-                return ahead
+        for ahead in range(1, horizon - step):
+            turn = self.num_ended + ahead
+            if self.schedule.armed(turn) or _is_round(turn) or _is_round(turn + _LEAD):
+                return step + ahead
         return horizon
 
     def begin_step(self, step: int) -> None:
@@ -154,13 +156,13 @@ class Arming:
         self._pop_stranded()
         exhaustive = self.budget.share is None or self.burst_left > 0
         self.is_burst = self.burst_left > 0 and self.budget.share is not None
+        if self.budget.share is not None:
+            self._agree(self.num_ended)  # in a burst too: the other ranks may have none, and would wait
         if self.burst_left > 0:
             self.burst_left -= 1
-        elif self.budget.share is not None:
-            self._agree(step)
         if exhaustive:
             self._arm(step, 0.0, exhaustive=True)
-        elif self.schedule.armed(step):
+        elif self.schedule.armed(self.num_ended):
             parts = self._parts()
             self._part = parts[-1] if self.num_armed % UPDATE_EVERY == UPDATE_EVERY - 1 else parts[0]
             quota = self._quota()
@@ -174,7 +176,7 @@ class Arming:
         share = self.budget.share or 0.0
         typical = self.typical_seconds
         earned = max(0.5 * typical, SPARE * share * typical * max(1, self.schedule.interval))
-        allowed = min(SPARE * self.budget.allowance(), earned)
+        allowed = min(self.budget.allowance(SPARE), earned)
         return allowed - self._fixed[self._part]
 
     def _arm(self, step: int, quota: float, *, exhaustive: bool) -> None:
@@ -258,6 +260,7 @@ class Arming:
 
     def end_step(self, elapsed: float, own: float, *, armed: bool) -> None:
         """Enter the cost of a step that has ended."""
+        self.num_ended += 1
         self.budget.end_step(elapsed, own, burst=self.is_burst and armed)
         self._typical.append(max(0.0, elapsed - own))
         if not armed:

@@ -218,5 +218,6 @@ def _again(finding: Finding, observation: Observation) -> Finding:
             "ratio": ratio,
             "forward_error": abs(verdict.worst_computed - verdict.worst_exact),
             "error_bound": verdict.worst_strict_bound if strict else verdict.worst_bound,
+            "message": message_for(observation),
         }
     return replace(finding, **changes)

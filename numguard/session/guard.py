@@ -1,7 +1,6 @@
 """The guard: puts the rooms together around one training loop, and does nothing else."""
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from numguard.finding import Finding
 from numguard.interception.mailbox import Parcel
 from numguard.session.coverage import Coverage
 from numguard.session.nesting import entered, left
-from numguard.session.options import GuardOptions
+from numguard.session.options import GuardOptions, is_switched_off
 from numguard.session.overhead import Overhead
 from numguard.session.run import Run
 
@@ -50,7 +49,7 @@ class Guard:
         send: Callable[[Tensor], Parcel] | None = None,
     ) -> None:
         self._options, self._model, self._optimizers, self._send = options, model, tuple(optimizers), send
-        self._off = os.environ.get("NUMGUARD", "").lower() in ("off", "0", "false")
+        self._off = is_switched_off()
         self._run: Run | None = None
         self._running = False
         self._thread = 0
@@ -209,8 +208,8 @@ class Guard:
             return
         self._check_place("micro_step")
         if not self._suspended:
-            loss = _checked_loss(loss)
-            self._micro.append(loss.detach() if isinstance(loss, Tensor) else loss)
+            part = _checked_loss(loss)
+            self._micro.append(part.detach() if isinstance(part, Tensor) else part)
 
     def _whole_loss(self, loss: Tensor | float | None) -> Tensor | float | None:
         parts, self._micro = self._micro, []
@@ -268,6 +267,14 @@ class Guard:
             self._pauses -= 1
             run.resume(self._step)
             self._paused_seconds += perf_counter() - began
+
+    def present(self) -> tuple[Run, int] | None:
+        """Return the run and the number of the step for a check on demand, or None where the guard looks away."""
+        run = self._run
+        if run is None or not self._running or self._pauses or self._suspended:
+            return None
+        self._wake = 0  # the step has something to enter at its end: findings, and what they cost
+        return run, self._step
 
     def suspend(self) -> None:
         """Look away until :meth:`resume`: a nested guard calls this on the outer one."""

@@ -47,6 +47,12 @@ def left(guard: Nestable) -> None:
         stack[-1].resume()
 
 
+def innermost() -> Nestable | None:
+    """Return the guard that looks at this thread, or None."""
+    stack = _stack()
+    return stack[-1] if stack else None
+
+
 def _after_fork() -> None:
     for guard in _stack():
         guard.abandon()

@@ -15,6 +15,11 @@ from numguard.finding import Finding
 OnFinding = Literal["log", "raise"] | Callable[[Finding], object]
 
 
+def is_switched_off() -> bool:
+    """Return whether ``NUMGUARD=off`` in the environment makes every entry point a no-op."""
+    return os.environ.get("NUMGUARD", "").lower() in ("off", "0", "false")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GuardOptions:
     """Options of :func:`numguard.guard`, validated.

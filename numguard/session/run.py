@@ -92,7 +92,7 @@ class Run:
             mailbox=self.mailbox,
             clock=self.clock,
             admits=self._admits,
-            report=self._observe,
+            report=self.observe,
             fault=self.health.fault,
             masses=self._masses,
             origins=self.origins,
@@ -306,7 +306,8 @@ class Run:
 
     # -- findings ----------------------------------------------------------------------------------------------
 
-    def _observe(self, observation: Observation) -> None:
+    def observe(self, observation: Observation) -> None:
+        """Enter what a check of a call found; the planted fault goes where it is waited for."""
         if is_planted(observation):
             self.health.planted_came_out(observation)
             return

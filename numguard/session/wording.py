@@ -25,10 +25,14 @@ def message_for(observation: Observation) -> str:
     what = op if observation.output == "result" else f"{op} ({observation.output})"
     if observation.kind in ("wrong_result", "corruption"):
         times = "" if observation.kind != "corruption" else " once, and the right one when it was run again"
+        exact = _number(verdict.worst_exact)
+        right, limit = f"{exact} is right", "that a correct implementation can be off by"
+        if observation.proof == "none":  # the user's own reference and bound
+            right, limit = f"the reference has {exact}", "that its author allows"
         return (
-            f"{what} returned {_number(verdict.worst_computed)} where {_number(verdict.worst_exact)} is right{times}"
+            f"{what} returned {_number(verdict.worst_computed)} where {right}{times}"
             f"{_where(observation)}. The error {_number(error)} is {_number(verdict.worst_ratio)} times the "
-            f"{_number(verdict.worst_bound)} that a correct implementation can be off by; "
+            f"{_number(verdict.worst_bound)} {limit}; "
             f"{int(verdict.num_wrong)} of {int(verdict.num_elements)} elements are wrong."
         )
     if observation.kind == "inaccurate_accumulation":
@@ -61,6 +65,8 @@ def advice_for(observation: Observation, rank: Rank) -> str:
             f"The fault did not come back: suspect the hardware. Drain {rank.host} ({rank.device}) and test it. "
             f"{checkpoint}"
         )
+    if observation.proof == "none" and observation.kind == "wrong_result":
+        return observation.advice
     if observation.kind == "wrong_result":
         software = "It comes back when the operator is run again: suspect the build or the kernel, not the machine. "
         again = software if observation.evidence.get("executions") == "reproduces" else ""

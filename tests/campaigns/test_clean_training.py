@@ -122,6 +122,7 @@ def test_the_page_shows_every_run_error_and_warning() -> None:
     assert "| lstm | fp32 | fused | 1 | 2 | 90 | 0.500 | 1 | 1 | `aten::mm` found |" in text
     assert "- lstm fp32: wrong_result: seven is not six" in text
     assert "**not explained**" in text
+    assert "0.999, 1 |" in page([replace(RUN, worst_ratio=0.99996)])
     assert "| prod: why not | 20 |" in text
 
 

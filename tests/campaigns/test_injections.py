@@ -72,6 +72,19 @@ def test_a_fault_that_does_not_come_back_is_another_kind(
     assert outcome.detail.startswith(f"{kind} of aten::sum.dim_IntList in 'block.site', forward, caught 1, clean 0")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_site_that_is_always_inaccurate_has_a_last_clean_step(dtype: torch.dtype) -> None:
+    """This build adds embedding gradients in 16 bits, which is a warning at every step and an error at none."""
+    outcome = run_case(_case("aten::embedding_dense_backward", "flipped bit", 10.0, dtype=dtype))
+    assert outcome.verdict == "found", outcome.detail
+
+
+@pytest.mark.parametrize("op", ["aten::native_layer_norm_backward", "aten::embedding_dense_backward"])
+def test_a_last_bit_within_the_bound_is_no_error_where_sums_are_repeated(op: str) -> None:
+    outcome = run_case(_case(op, "flipped bit", 0.5, dtype=torch.bfloat16))
+    assert outcome.verdict == "silent", outcome.detail
+
+
 def test_the_same_case_goes_wrong_in_the_same_way() -> None:
     case = _case("aten::native_layer_norm_backward", "flipped bit", 10.0)
     first, second = run_case(case), run_case(case)

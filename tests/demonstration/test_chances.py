@@ -44,7 +44,7 @@ def _is_found(seed: int, num_faulty_steps: int) -> bool:
     for step in range(2 * num_faulty_steps):
         own = 0.0
         earned = max(0.5 * STEP_SECONDS, SPARE * share * STEP_SECONDS * interval)
-        quota = min(SPARE * budget.allowance(), earned) - ARMING_SECONDS
+        quota = min(budget.allowance(SPARE), earned) - ARMING_SECONDS
         if is_armed(step, seed, interval) and quota > 0.0:
             own = ARMING_SECONDS
             sampler.plan(sites, quota)

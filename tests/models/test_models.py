@@ -19,6 +19,7 @@ def test_loss_falls(name: str, precision: Precision) -> None:
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
 
+@pytest.mark.numguard
 @pytest.mark.parametrize("name", MODELS)
 def test_two_runs_from_one_seed_are_bitwise_equal(name: str) -> None:
     assert _losses(name, "fp32", 3) == _losses(name, "fp32", 3)

@@ -21,6 +21,7 @@ from numguard.numerics import (
     pairwise_height,
     pairwise_sum,
 )
+from numguard.testing import assert_accurate, strategies
 
 U = 2.0**-53
 finite = st.floats(-1e100, 1e100, allow_subnormal=True)
@@ -150,3 +151,14 @@ def test_an_exact_sum_survives_partial_sums_that_overflow() -> None:
 def test_zero_times_infinity_is_not_a_number() -> None:
     assert exact_dot(torch.tensor([0.0, 1.0]), torch.tensor([math.inf, 1.0])).isnan()
     assert exact_dot(torch.tensor([2.0, 1.0]), torch.tensor([-math.inf, 1.0])).item() == -math.inf
+
+
+@given(strategies.ill_conditioned_sums(dtype=torch.float64), strategies.ill_conditioned_dots(dtype=torch.float64))
+def test_compensated_results_are_within_their_bounds_whatever_the_condition(
+    x: torch.Tensor, factors: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    right, mass = exact_sum(x), exact_sum(x.abs())
+    assert_accurate(compensated_sum, x, reference=right, error_bound=compensated_sum_bound(right, mass, x.numel()))
+    right, mass = exact_dot(*factors), exact_dot(*(factor.abs() for factor in factors))
+    bound = dot2_bound(right, mass, factors[0].numel())
+    assert_accurate(dot2, *factors, reference=right, error_bound=bound)

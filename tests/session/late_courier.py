@@ -10,11 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from numguard.errors import NumguardError
 
-
 _read = Tensor.tolist
 
 
-class Violation(NumguardError):
+class WaitingError(NumguardError):
     """Something asked the device for a value."""
 
 
@@ -71,7 +70,7 @@ class NoWaiting(TorchDispatchMode):
         )
         if (name in SYNCHRONISING or moves or by_mask) and not self._allowed(func):
             self.violations.append(name)
-            raise Violation(f"{func} waits for the device")
+            raise WaitingError(f"{func} waits for the device")
         return func(*args, **kwargs)
 
 
@@ -87,7 +86,7 @@ class NoNumpy:
                 if not allowed():
                     frame = sys._getframe(1)
                     self.violations.append(f"{_name} at {frame.f_code.co_filename}:{frame.f_lineno}")
-                    raise Violation(f"Tensor.{_name} waits for the device")
+                    raise WaitingError(f"Tensor.{_name} waits for the device")
                 return _original(tensor, *args)
 
             patch.setattr(Tensor, name, refused)

@@ -54,7 +54,9 @@ def digest(tensors: Iterable[Tensor | None]) -> str:
     """Return a digest of the bits of some tensors."""
     summary = hashlib.blake2b(digest_size=12)
     for tensor in tensors:
-        bits = b"none" if tensor is None else tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        bits = (
+            b"none" if tensor is None else tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
         summary.update(bits)
     return summary.hexdigest()
 

@@ -44,7 +44,9 @@ def sites(model: nn.Module, call: Any = None, **options: Any) -> list[Any]:
     call = call or model
     with numguard.guard(call, optimizer, budget=None) as guard:
         for _ in range(2):
-            loss = call(torch.randn(4, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)).square().sum()
+            loss = (
+                call(torch.randn(4, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)).square().sum()
+            )
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -56,7 +58,10 @@ def sites(model: nn.Module, call: Any = None, **options: Any) -> list[Any]:
 
 @pytest.mark.parametrize("recompute", [None, False, True])
 def test_forward_and_backward_lead_to_the_same_line(recompute: bool | None) -> None:
-    seen = {(s.op.partition("::")[2], s.phase, s.module, (s.location or "").rpartition("/")[2]) for s in sites(Model(recompute))}
+    seen = {
+        (s.op.partition("::")[2], s.phase, s.module, (s.location or "").rpartition("/")[2])
+        for s in sites(Model(recompute))
+    }
     norm, softmax = line_of("norm line"), line_of("softmax line")
     again = "forward" if recompute is None else "backward"
     for module, phase in (("first", "forward"), ("second", "forward"), ("second", again)):

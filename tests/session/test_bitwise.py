@@ -23,7 +23,7 @@ class Result:
 
 
 class Odd(nn.Module):
-    """Blocks whose results are views, tuples, dicts and dataclasses, are changed in place, and one that is called twice."""
+    """Blocks that return views, tuples, dicts, dataclasses, whose results change in place, and one called twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,10 +122,14 @@ def compiled(num_steps: int, backend: str, guard: Callable[..., Any] | None = No
         guard=guard,
         rows=lambda step: 6 if step < num_steps // 2 else 4,
         wrap=lambda model: torch.compile(model, backend=backend),
-        request=lambda step, g: g.arm(10) if step == num_steps // 2 + 2 else None,
+        request=lambda step, g: g.arm(40) if step == num_steps // 2 + 2 else None,
     )
     counts = {f"{a}.{b}": n for a, group in torch._dynamo.utils.counters.items() for b, n in group.items()}
-    return trail, watched, {name: n for name, n in counts.items() if name.startswith(("stats", "frames", "graph_break"))}
+    return (
+        trail,
+        watched,
+        {name: n for name, n in counts.items() if name.startswith(("stats", "frames", "graph_break"))},
+    )
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own imports

@@ -111,9 +111,14 @@ def test_a_step_number_that_is_none_is_refused(number: Any) -> None:
 def test_a_users_exception_is_unchanged_and_the_log_is_closed(tmp_path: Path) -> None:
     model = nn.Linear(4, 4)
     error = RuntimeError("mine")
-    with pytest.raises(RuntimeError) as caught, numguard.guard(model, run_dir=tmp_path, budget=None) as guard:
-        one_step(guard, model)
-        raise error
+
+    def program() -> None:
+        with numguard.guard(model, run_dir=tmp_path, budget=None) as guard:
+            one_step(guard, model)
+            raise error
+
+    with pytest.raises(RuntimeError) as caught:
+        program()
     assert caught.value is error
     assert not hasattr(error, "__notes__")
     assert _get_current_dispatch_mode() is None

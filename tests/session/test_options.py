@@ -49,7 +49,7 @@ def test_a_wrong_option_is_refused(options: dict[str, Any], words: str) -> None:
 
 
 def test_a_missing_accept_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="missing.toml"):
+    with pytest.raises(InputError, match=r"missing\.toml"):
         numguard.guard(accept=tmp_path / "missing.toml").start()
 
 
