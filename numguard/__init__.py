@@ -7,8 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    import numguard.functional as functional  # noqa: F401  (mypy does not follow `from . import` here)
-
+    from . import functional as functional
     from .custom_kernels import shadowed as shadowed
     from .errors import FindingError as FindingError
     from .errors import GuardStateError as GuardStateError
