@@ -13,7 +13,7 @@ from numguard.checks import REGISTRY, Check, select
 from numguard.errors import UsageError
 from numguard.finding import Finding
 from numguard.interception.attribution import Attribution, Origin
-from numguard.interception.boundaries import Boundaries, watchable
+from numguard.interception.boundaries import Boundaries, affordable_marks
 from numguard.interception.budget import Budget, OwnClock
 from numguard.interception.inspection import Inspector
 from numguard.interception.mailbox import ImmediateMailbox, Mailbox, Parcel, RingMailbox
@@ -167,7 +167,8 @@ class Run:
     def _thin_out(self) -> None:
         """Watch as many blocks as a part of the budget pays for, now that the length of a step is known."""
         if self.boundaries is not None and self.options.budget is not None:
-            self.boundaries.thin_out(watchable(self.options.budget, self.arming.typical_seconds))
+            marks = affordable_marks(self.options.budget, self.arming.typical_seconds, len(self.boundaries.blocks))
+            self.boundaries.thin_out(*marks)
 
     # -- life --------------------------------------------------------------------------------------------------
 

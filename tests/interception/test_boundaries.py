@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from numguard.interception.boundaries import MAX_MARKS, Boundaries, blocks_of, watchable
+from numguard.interception.boundaries import MAX_MARKS, Boundaries, affordable_marks, blocks_of
 
 
 class Chain(nn.Module):
@@ -190,4 +190,6 @@ def test_fewer_blocks_are_watched_where_steps_are_short() -> None:
     assert [marks.names[place] for place in marks.watched] == ["layers.1", "head"]
     marks.thin_out(1)
     assert [marks.names[place] for place in marks.watched] == ["head"]
-    assert watchable(0.01, 1.0) > watchable(0.01, 0.01)
+    assert affordable_marks(0.01, 1.0, 8) == (8, 148)
+    assert affordable_marks(0.01, 0.01, 8) == (3, 1)
+    assert affordable_marks(0.01, 0.001, 8) == (0, 0)

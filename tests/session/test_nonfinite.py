@@ -104,7 +104,7 @@ def first(guard: Any) -> Any:
 @pytest.mark.parametrize("count", [60, pytest.param(300, marks=pytest.mark.slow)])
 def test_the_block_is_exact_at_the_default_budget(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # Steps of a real model pay for every block; those of this one would pay for a few.
-    monkeypatch.setattr("numguard.session.run.watchable", lambda *_: 96)
+    monkeypatch.setattr("numguard.session.run.affordable_marks", lambda *_: (96, 96))
     wrong = []
     for step, block, forward, value in injections(count):
         found = first(train(0.01, step + 2, poisoning(step, block, forward, value)))
