@@ -223,7 +223,7 @@ class Inspector:
                 captured=captured if self.immediate else None,
                 names=tuple(comparison.output for comparison in comparisons),
                 segments=tuple(comparison.segments for comparison in comparisons),
-                models=tuple(comparison.model for comparison in comparisons),
+                models=tuple(_model(comparison) for comparison in comparisons),
                 exact=tuple(not comparison.rounds_output for comparison in comparisons),
                 step=self.step,
                 order=self._order,
@@ -255,3 +255,12 @@ class Inspector:
         # Clean is what no error was found in: a site that is always inaccurate has a last clean step, too.
         if not any(v.wrong for v in verdicts[:count]):
             site.last_clean_step = judged.step
+
+
+def _model(comparison: Comparison) -> str:
+    """Return what a bound assumes: on an accelerator nobody has calibrated yet, it is assumed, whatever the check says.
+
+    A result that must be exact assumes nothing anywhere.
+    """
+    on_host = comparison.computed.device.type == "cpu"
+    return comparison.model if on_host or not comparison.rounds_output else "assumed"

@@ -1,6 +1,7 @@
 """One run of a guard: every room, put together."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -9,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from numguard.checks import REGISTRY, Check, select
+from numguard.checks import REGISTRY, select
 from numguard.errors import UsageError
 from numguard.finding import Finding
 from numguard.interception.attribution import Attribution, Origin
@@ -77,6 +78,7 @@ class Run:
         self._hook_seconds = 0.0
         self._new: list[Finding] = []
         self._num_bursts = 0
+        self._next_test = _SELF_TEST_EVERY
         self._num_steps = 0
         self._first_coverage_step: int | None = None
         self.log: Log = self._open_log()
@@ -123,7 +125,7 @@ class Run:
             on_nonfinite=self._nonfinite,
             on_loss=self._loss,
         )
-        self.triggers = Triggers(options.run_dir if self.rank.rank == 0 or options.run_dir is not None else None)
+        self.triggers = Triggers(options.run_dir)
         self.step_count = StepCount(optimizers, self.arming.before_update, self.arming.after_update)
         self.updates = Updates(model, optimizers, 0)
         self._resting = Resting()
@@ -186,7 +188,7 @@ class Run:
             host=self.rank.host,
             device=self.rank.device,
             device_uuid=self.rank.device_uuid,
-            pid=_pid(),
+            pid=os.getpid(),
             attempt=self.attempt,
             seed=self.options.seed,
             budget=self.options.budget,
@@ -261,7 +263,8 @@ class Run:
         unnoticed = self.step_count.complaint()
         if unnoticed is not None:
             self.health.degrade(step, "steps", unnoticed, "Call g.step(loss) once after every optimizer step.")
-        if step and step % _SELF_TEST_EVERY == 0:
+        if self._num_steps >= self._next_test:  # not every step comes here: resting ones do not
+            self._next_test += _SELF_TEST_EVERY
             self.health.test(step)
 
     def burst(self, step: int, steps: int, reason: str) -> None:
@@ -439,12 +442,6 @@ def _membership(model: torch.nn.Module | None, optimizers: Sequence[torch.optim.
     return lambda tensor: id(tensor) in known
 
 
-def _pid() -> int:
-    import os
-
-    return os.getpid()
-
-
 def _version() -> str:
     try:
         return version("numguard-torch")
@@ -467,6 +464,3 @@ def checked_optimizers(optimizer: Any) -> tuple[torch.optim.Optimizer, ...]:
         if not hasattr(one, "param_groups") or not callable(getattr(one, "step", None)):
             raise UsageError(f"optimizer= got a {type(one).__name__}; give a torch optimizer, or a list of them")
     return given
-
-
-__all__ = ["Check", "Run", "checked_optimizers"]
