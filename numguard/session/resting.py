@@ -27,7 +27,7 @@ class Resting:
     """Puts steps aside."""
 
     def __init__(self) -> None:
-        self._steps: list[RestingStep] = []
+        self._steps: list[tuple[int, float, float, float]] = []
 
     def take(self, step: int, loss: Tensor, hook_seconds: float) -> bool:
         """Put a step aside; False, and nothing done, where its loss is not one finite number."""
@@ -36,10 +36,10 @@ class Resting:
                 return False
         except (RuntimeError, TypeError):  # complex, or without a value: refused where there is time to say why
             return False
-        self._steps.append(RestingStep(step, value, perf_counter(), hook_seconds))
+        self._steps.append((step, value, perf_counter(), hook_seconds))
         return True
 
     def drain(self) -> list[RestingStep]:
         """Return the steps that were put aside, and forget them."""
         steps, self._steps = self._steps, []
-        return steps
+        return [RestingStep._make(step) for step in steps]
