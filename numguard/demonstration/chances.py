@@ -32,7 +32,7 @@ def budget_for(num_faulty_steps: int) -> float:
 
     Notes
     -----
-    With budget :math:`b` beyond that every site is checked about :math:`n = b \cdot steps / sweep` times while the fault is in,
+    With budget :math:`b` every site is checked about :math:`n = b \cdot steps / sweep` times while the fault is in,
     where :math:`sweep` is what one check of every site costs, in steps. A check of a sum with :math:`s` slots misses
     a fault of rate :math:`r` with probability :math:`(1 - r)^s`, so that
 

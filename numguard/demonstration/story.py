@@ -92,9 +92,12 @@ class Story:
 
     @property
     def culprit(self) -> Finding | None:
-        """The finding that names the planted fault: a wrong result of a sum."""
-        wrong = (finding for finding in self.findings if finding.kind == "wrong_result" and "sum" in finding.op)
-        return next(wrong, None)
+        """The finding that names the planted fault: a wrong result of a sum, of one that the script wrote if there is.
+
+        Backward sums the gradients of whatever was broadcast with the same kernel, and may be caught first.
+        """
+        wrong = [finding for finding in self.findings if finding.kind == "wrong_result" and "sum" in finding.op]
+        return min(wrong, key=lambda finding: finding.phase == "backward", default=None)
 
     @property
     def faults(self) -> tuple[Finding, ...]:
