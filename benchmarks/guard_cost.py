@@ -28,7 +28,7 @@ LENGTHS = {64: 64, 256: 128}
 def total(width: int, num_blocks: int, budget: float, threads: int) -> None:
     """Print guarded over bare, wall and processor time, with 95 % bootstrap intervals over pairs of blocks."""
     torch.set_num_threads(threads)
-    steps = 400 if width == 64 else 200
+    steps = 400 if width == 64 else 100
     bare, guarded = Training(width, LENGTHS[width]), Training(width, LENGTHS[width])
     guard = numguard.guard(guarded.model, guarded.optimizer, budget=budget)
     pairs = []
