@@ -149,9 +149,10 @@ def _print_findings(console: Console, telling: Telling, story: Story) -> None:
         console.print(f"\nnumguard did not find the fault. {spent} Try more --steps or another --seed.")
         return
     clean = "never" if culprit.last_clean_step is None else f"step {culprit.last_clean_step}"
+    in_backward = culprit.phase == "backward"
     also = ", ".join(str(other.location) for other in story.faults if other is not culprit)
     rows = {
-        "operation": culprit.op,
+        "operation": culprit.op + (" in backward, for what the line below computes" if in_backward else ""),
         "module": culprit.module or "outside of any module",
         "line": culprit.location or "unknown",
         "last clean": f"{clean}, the fault was planted at step {telling.planted_step}",

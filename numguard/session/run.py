@@ -275,12 +275,14 @@ class Run:
     def pause(self, step: int) -> None:
         """Leave the mode, silence the hooks."""
         self.arming.leave()
+        self.step_count.enabled = False
         if self.boundaries is not None:
             self.boundaries.enabled = False
         self.journal.write("pause", step=step)
 
     def resume(self, step: int) -> None:
         """Let the hooks speak again; the mode is entered with the next armed step."""
+        self.step_count.enabled = True
         if self.boundaries is not None:
             self.boundaries.enabled = True
         self.journal.write("resume", step=step)

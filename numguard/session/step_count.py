@@ -33,6 +33,7 @@ class StepCount:
         self._since: Counter[int] = Counter()
         self._worst = 0
         self._said = False
+        self.enabled = True  # not while the guard looks away: the steps then are nobody's, or a nested guard's
 
     def start(self) -> None:
         """Hook the optimizers."""
@@ -51,10 +52,12 @@ class StepCount:
         self._handles.clear()
 
     def _before(self, *_: Any) -> None:
-        if not torch.compiler.is_compiling():
+        if self.enabled and not torch.compiler.is_compiling():
             self._before_update()
 
     def _count(self, optimizer: Any, *_: Any) -> None:
+        if not self.enabled:
+            return
         if len(self._optimizers) == 1 and not torch.compiler.is_compiling():
             self._after_update()
         self._since[id(optimizer)] += 1

@@ -225,6 +225,19 @@ def test_a_nested_guard_suspends_the_outer_one() -> None:
     assert [f.message for f in (*outer.findings, *inner.findings)] == []
 
 
+def test_steps_under_a_nested_guard_are_not_held_against_the_outer_one() -> None:
+    model = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with numguard.guard(model, optimizer) as outer:
+        with numguard.guard(model, optimizer) as inner:
+            for _ in range(60):
+                model(torch.ones(2, 4)).sum().backward()
+                optimizer.step()
+                inner.step(1.0)
+        outer.step(1.0)
+    assert [f.message for f in (*outer.findings, *inner.findings)] == []
+
+
 def test_guards_may_be_stopped_in_any_order() -> None:
     first, second = numguard.guard(budget=None), numguard.guard(budget=None)
     first.start()
