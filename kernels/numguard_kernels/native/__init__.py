@@ -1,0 +1,33 @@
+"""The CPU twin of the kernels: one C++ file, compiled at first use, and what Python asks of it."""
+
+from .cache_folder import CacheRefusedError as CacheRefusedError
+from .cache_folder import cache_folder as cache_folder
+from .checked_sum import CheckedSum as CheckedSum
+from .checked_sum import checked_total as checked_total
+from .compilation import CompilationError as CompilationError
+from .error_bounds import dot_error_bound as dot_error_bound
+from .error_bounds import sum_error_bound as sum_error_bound
+from .judgement import judged_elements as judged_elements
+from .library import DTYPES as DTYPES
+from .library import Bound as Bound
+from .library import Judging as Judging
+from .library import is_plain as is_plain
+from .products import InnerProduct as InnerProduct
+from .products import JudgedElements as JudgedElements
+from .products import inner_product as inner_product
+from .products import judged_checksums as judged_checksums
+from .products import judged_product as judged_product
+from .products import product_and_mass as product_and_mass
+from .readiness import TWIN as TWIN
+from .readiness import Readiness as Readiness
+from .reductions import Counts as Counts
+from .reductions import Mode as Mode
+from .reductions import RowTotals as RowTotals
+from .reductions import Totals as Totals
+from .reductions import counts_of as counts_of
+from .reductions import row_totals_of as row_totals_of
+from .reductions import total_of as total_of
+from .replicas import bit_hash as bit_hash
+from .updates import StepHealth as StepHealth
+from .updates import step_health as step_health
+from .updates import values_health as values_health

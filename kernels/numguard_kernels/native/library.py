@@ -1,0 +1,142 @@
+"""The compiled library as Python calls it: signatures, dtype numbers, and a test of what was loaded."""
+
+import ctypes
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+VERSION: Final = 1
+_BYTES: Final = 4  # number of the first 8-bit format
+_TABLES: Final = (
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+    torch.float8_e4m3fnuz,
+    torch.float8_e5m2fnuz,
+    *((torch.float8_e8m0fnu,) if hasattr(torch, "float8_e8m0fnu") else ()),
+)
+#: Numbers of the dtypes that the library reads; 8-bit formats go through tables of their 256 values.
+DTYPES: Final[Mapping[torch.dtype, int]] = MappingProxyType(
+    {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
+    | {dtype: _BYTES + number for number, dtype in enumerate(_TABLES)}
+)
+VARIANTS: Final = ("generic", "avx2", "avx512")  # by the number that ng_select takes
+
+_pointer, _int, _long, _double = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double
+
+
+class Operand(ctypes.Structure):
+    """A batch of matrices in the caller's memory; strides in elements."""
+
+    _fields_ = (
+        ("data", _pointer),
+        ("dtype", _int),
+        ("batch", _long),
+        ("row", _long),
+        ("column", _long),
+    )
+
+
+class Bound(ctypes.Structure):
+    """A bound on an error as a function of the sum of magnitudes; infinite from ``limit`` on."""
+
+    _fields_ = tuple((name, _double) for name in ("relative", "floor", "factor", "limit"))
+
+
+class Judging(ctypes.Structure):
+    """Everything by which the results of a matrix product are judged that does not depend on the numbers in it."""
+
+    _fields_ = (
+        *(
+            (name, _double)
+            for name in (
+                "alpha",
+                "beta",
+                "error_relative",
+                "error_floor",
+                "unit_roundoff",
+                "smallest_rounding",
+                "largest",
+                "result_largest",
+                "output_relative",
+                "output_floor",
+            )
+        ),
+        ("strict", Bound),
+        ("permissive", Bound),
+        *((name, _long) for name in ("has_permissive", "rectified", "propagates_nonfinite")),
+    )
+
+
+_SIGNATURES: Final[Mapping[str, tuple[Any, tuple[Any, ...]]]] = MappingProxyType(
+    {
+        "ng_version": (_int, ()),
+        "ng_variant": (ctypes.c_char_p, ()),
+        "ng_select": (_int, (_int,)),
+        "ng_set_byte_table": (None, (_int, _pointer)),
+        "ng_statistics": (None, (_pointer, _int, _long, _int, _int, _pointer)),
+        "ng_reduce": (
+            None,
+            (_pointer, _int, _int, _pointer, _pointer, _int, _pointer, _pointer, _int, _int, *(_pointer,) * 4),
+        ),
+        "ng_counts": (None, (_pointer, _int, _long, _double, _pointer, _pointer, _pointer)),
+        "ng_checked_sum": (None, (_pointer, _int, _long, _int, _pointer)),
+        "ng_dot": (None, (_pointer, _int, _pointer, _int, _long, _pointer)),
+        "ng_product": (None, (_pointer, _pointer, _long, _long, _long, _long, _long, _long, _pointer, _pointer)),
+        "ng_judged_product": (None, (*(_pointer,) * 4, *(_long,) * 4, *(_pointer,) * 3)),
+        "ng_judged_checksum": (None, (*(_pointer,) * 4, *(_long,) * 4, *(_pointer,) * 4)),
+        "ng_judge": (
+            None,
+            (_long, _pointer, _int, *(_pointer, _long) * 4, _double, _double, _double, _int, _int, _pointer),
+        ),
+        "ng_update_health": (None, (_pointer, _int, _pointer, _int, _long, _pointer)),
+        "ng_list_health": (None, (_pointer, _int, _long, _double, _pointer)),
+        "ng_replica_checksum": (ctypes.c_int64, (_pointer, _long)),
+    }
+)
+
+
+class LibraryError(Exception):
+    """The library cannot be loaded, or does not do what it should."""
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """Load a library, declare its functions and try it.
+
+    Raises
+    ------
+    LibraryError
+        If it cannot be loaded, is of another version, or gives a wrong sum.
+    """
+    try:
+        library = ctypes.CDLL(str(path))
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:
+        raise LibraryError(f"{path.name} cannot be loaded: {error}") from error
+    if library.ng_version() != VERSION:
+        raise LibraryError(f"{path.name} has version {library.ng_version()}, not {VERSION}")
+    numbers = (ctypes.c_float * 300)(*(float(number % 7) - 3.5 for number in range(300)))
+    out = (ctypes.c_double * 4)()
+    library.ng_statistics(ctypes.addressof(numbers), 1, 300, 0, 1, ctypes.addressof(out))
+    if list(out) != [sum(numbers), 0.0, sum(map(abs, numbers)), 3.5]:
+        raise LibraryError(f"{path.name} gives {list(out)} for a sum of 300 numbers: the compiler has broken it")
+    for number, dtype in enumerate(_TABLES):
+        values = torch.arange(256, dtype=torch.uint8).view(dtype).to(torch.float32)
+        library.ng_set_byte_table(number, values.data_ptr())
+    return library
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Return whether the library can read a tensor where it lies: strided, on the CPU, of a known dtype, not lazy."""
+    return (
+        tensor.device.type == "cpu"
+        and tensor.dtype in DTYPES
+        and tensor.layout is torch.strided
+        and not tensor.is_neg()
+        and not tensor.is_conj()
+    )

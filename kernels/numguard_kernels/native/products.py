@@ -1,0 +1,111 @@
+"""Inner products, and blocks of matrix products with the sums of their magnitudes, in float64 or wider."""
+
+import ctypes
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from numguard_kernels.native.judgement import NUM_NUMBERS
+from numguard_kernels.native.library import DTYPES, Judging, Operand
+
+
+class InnerProduct(NamedTuple):
+    """``high + low`` is the value, unevaluated; ``mass`` the sum of the magnitudes of the products."""
+
+    high: float
+    low: float
+    mass: float
+
+
+def inner_product(library: ctypes.CDLL, x: Tensor, y: Tensor) -> InnerProduct:
+    """Return the compensated inner product of two vectors of any known dtypes."""
+    x, y = x.contiguous(), y.contiguous()
+    out = (ctypes.c_double * 3)()
+    library.ng_dot(x.data_ptr(), DTYPES[x.dtype], y.data_ptr(), DTYPES[y.dtype], x.numel(), ctypes.addressof(out))
+    return InnerProduct(*out)
+
+
+def product_and_mass(library: ctypes.CDLL, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``a @ b`` and ``|a| @ |b|`` in float64, summed term after term, from ``[B, M, K]`` and ``[B, K, N]``.
+
+    The operands may have any strides and known dtypes; nothing is copied.
+    """
+    batches, rows, terms = a.shape
+    columns = b.shape[2]
+    out = torch.empty((2, batches, rows, columns), dtype=torch.float64)
+    if out.numel():
+        library.ng_product(
+            ctypes.addressof(left := Operand(a.data_ptr(), DTYPES[a.dtype], *a.stride())),
+            ctypes.addressof(right := Operand(b.data_ptr(), DTYPES[b.dtype], *b.stride())),
+            batches,
+            rows,
+            columns,
+            terms,
+            a.element_size(),
+            b.element_size(),
+            out.data_ptr(),
+            out.data_ptr() + 8 * (out.numel() // 2),
+        )
+        del left, right
+    return out[0], out[1]
+
+
+class JudgedElements(NamedTuple):
+    """Comparisons that have been judged already, float64: elements or checksums, their bounds, and the verdict."""
+
+    exact: Tensor
+    strict: Tensor
+    permissive: Tensor
+    shadow_error: Tensor
+    computed: Tensor | None
+    verdict: Tensor
+
+
+def judged_product(
+    library: ctypes.CDLL, a: Tensor, b: Tensor, c: Tensor, added: Tensor | None, by: Judging
+) -> JudgedElements:
+    """Judge ``c = alpha a @ b + beta added`` element by element; all ``[B, ., .]``, any strides and known dtypes."""
+    out = torch.empty((4, *c.shape), dtype=torch.float64)
+    verdict = torch.empty(NUM_NUMBERS, dtype=torch.float64)
+    operands = _operands(a, b, c, added)
+    library.ng_judged_product(
+        *map(ctypes.addressof, operands),
+        *_sizes(a, b),
+        ctypes.addressof(by),
+        out.data_ptr(),
+        verdict.data_ptr(),
+    )
+    exact, strict, permissive, shadow_error = out.unbind()
+    return JudgedElements(exact, strict, permissive, shadow_error, None, verdict)
+
+
+def judged_checksums(
+    library: ctypes.CDLL, a: Tensor, b: Tensor, c: Tensor, added: Tensor | None, weights: Tensor, by: Judging
+) -> JudgedElements:
+    """Judge the sums over the rows of ``c`` with weights of plus and minus one; rows that are not finite are out."""
+    out = torch.empty((5, a.shape[0], 1, b.shape[2]), dtype=torch.float64)
+    verdict = torch.empty(NUM_NUMBERS, dtype=torch.float64)
+    operands = _operands(a, b, c, added)
+    library.ng_judged_checksum(
+        *map(ctypes.addressof, operands),
+        *_sizes(a, b),
+        weights.data_ptr(),
+        ctypes.addressof(by),
+        out.data_ptr(),
+        verdict.data_ptr(),
+    )
+    exact, strict, permissive, shadow_error, computed = out.unbind()
+    return JudgedElements(exact, strict, permissive, shadow_error, computed, verdict)
+
+
+_NOTHING = Operand(0, 0, 0, 0, 0)
+
+
+def _operands(*tensors: Tensor | None) -> list[Operand]:
+    return [_NOTHING if x is None else Operand(x.data_ptr(), DTYPES[x.dtype], *x.stride()) for x in tensors]
+
+
+def _sizes(a: Tensor, b: Tensor) -> tuple[int, int, int, int]:
+    batches, rows, terms = a.shape
+    return batches, rows, b.shape[2], terms

@@ -1,0 +1,1102 @@
+// The CPU twin of the kernels: a plain C ABI over raw memory, no headers of torch, one file.
+//
+// The file includes itself once per instruction set (section B), so that one library holds them all and picks at run
+// time (section C). Every sum comes with a stated error; `error_bounds.py` beside this file states and derives them.
+// Compiled without contraction and without fast-math: TwoSum and the error bounds need IEEE arithmetic as written.
+#ifndef NG_PASS
+// A. What every instruction set shares ------------------------------------------------------------------------------
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <thread>
+#include <vector>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define NG_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace twin {
+
+enum Dtype : int { F64 = 0, F32 = 1, BF16 = 2, F16 = 3, BYTE = 4 };  // BYTE: any 8-bit format, through a table
+enum Mode : int { BLOCKED = 0, DOUBLE = 1, TWO_FLOAT = 2 };
+
+struct Bf16 { uint16_t bits; };
+struct Half { uint16_t bits; };
+struct Byte { uint8_t bits; };
+
+constexpr int64_t CHUNK = 1 << 15;         // elements between two flushes of the lanes
+constexpr int64_t SPAN = 256;              // columns held on the stack at once
+constexpr int64_t BYTES_PER_THREAD = 4 << 20;
+
+static float byte_table[8][256];
+
+// Sum as an unevaluated pair, sum of magnitudes, largest magnitude (NaN beats Inf beats numbers).
+struct Totals { double high = 0, low = 0, mass = 0, largest = 0; };
+
+static inline void two_sum(double a, double b, double& s, double& e) {
+  s = a + b;
+  const double t = s - a;
+  e = (a - (s - t)) + (b - t);
+}
+static inline void add_to(Totals& t, double x) {
+  double s, e;
+  two_sum(t.high, x, s, e);
+  t.high = s;
+  if (std::isfinite(e)) t.low += e;
+}
+static inline double larger(double a, double b) { return (std::isnan(a) || a > b) ? a : b; }
+static inline void merge(Totals& t, const Totals& o) {
+  add_to(t, o.high);
+  t.low += o.low;
+  t.mass += o.mass;
+  t.largest = larger(o.largest, t.largest);
+}
+
+static inline float float_of(uint32_t bits) { float f; std::memcpy(&f, &bits, 4); return f; }
+static inline float half_value(uint16_t h) {
+  const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, rest = h & 0x7fffu;
+  if (rest >= 0x7c00u) return float_of(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
+  if (rest < 0x400u) { const float f = (float)rest * 0x1p-24f; return sign ? -f : f; }
+  return float_of(sign | ((rest << 13) + 0x38000000u));
+}
+static inline double value(const double* p) { return *p; }
+static inline double value(const float* p) { return *p; }
+static inline double value(const Bf16* p) { return float_of((uint32_t)p->bits << 16); }
+static inline double value(const Half* p) { return half_value(p->bits); }
+
+static inline uint32_t mixed(uint32_t bits) {  // the finalizer of MurmurHash3
+  bits = (bits ^ bits >> 16) * 0x85ebca6bu;
+  bits = (bits ^ bits >> 13) * 0xc2b2ae35u;
+  return bits ^ bits >> 16;
+}
+// A float32 number rounded to the format of a parameter, ties to even.
+static inline double rounded_to(double x, int dtype) {
+  if (dtype == F64 || dtype == F32 || !std::isfinite(x) || x == 0.0) return dtype == F64 ? x : (double)(float)x;
+  const int places = dtype == BF16 ? 7 : 10, least = dtype == BF16 ? -133 : -24;
+  const int exponent = std::max(std::ilogb(x) - places, least);
+  const double y = std::ldexp(std::nearbyint(std::ldexp(x, -exponent)), exponent);
+  return std::fabs(y) < (dtype == BF16 ? 0x1p128 : 0x1p16) ? y : std::copysign(std::numeric_limits<double>::infinity(), x);
+}
+
+// Subnormal numbers count, whatever torch.set_flush_denormal has asked of this thread.
+struct Gradual {
+#if defined(__x86_64__)
+  unsigned kept = _mm_getcsr();
+  Gradual() { if (kept & 0x8040u) _mm_setcsr(kept & ~0x8040u); }
+  ~Gradual() { if (kept & 0x8040u) _mm_setcsr(kept); }
+#elif defined(__aarch64__)
+  uint64_t kept;
+  Gradual() { asm volatile("mrs %0, fpcr" : "=r"(kept)); asm volatile("msr fpcr, %0" ::"r"(kept & ~(1ull << 24))); }
+  ~Gradual() { asm volatile("msr fpcr, %0" ::"r"(kept)); }
+#else
+  Gradual() {}
+  ~Gradual() {}
+#endif
+};
+
+// Runs work(part) for parts 0 .. parts-1, one thread each; the caller's thread takes the last. Threads live for the
+// call alone: nothing spins beside torch's pool, nothing is left over for a fork.
+template <class Work> static void in_parts(int parts, const Work& work) {
+  std::vector<std::thread> others;
+  for (int part = 0; part + 1 < parts; ++part) {
+    try {
+      others.emplace_back([&work, part] { Gradual gradual; work(part); });
+    } catch (...) {
+      work(part);  // no thread to be had
+    }
+  }
+  work(parts - 1);
+  for (auto& other : others) other.join();
+}
+static inline int parts_for(int64_t bytes, int threads) {
+  return (int)std::max<int64_t>(1, std::min<int64_t>(threads, bytes / BYTES_PER_THREAD));
+}
+
+// Kept and reduced dimensions of a strided tensor, in elements.
+struct Walk { int num_dims; const int64_t* sizes; const int64_t* strides; };
+static inline int64_t offset_of(const Walk& walk, int64_t number) {
+  int64_t offset = 0;
+  for (int d = walk.num_dims - 1; d >= 0; --d) {
+    offset += (number % walk.sizes[d]) * walk.strides[d];
+    number /= walk.sizes[d];
+  }
+  return offset;
+}
+static inline int64_t count_of(const Walk& walk) {
+  int64_t count = 1;
+  for (int d = 0; d < walk.num_dims; ++d) count *= walk.sizes[d];
+  return count;
+}
+
+struct Operand { const void* data; int dtype; int64_t batch, row, column; };  // strides in elements
+// The matrices of rows m < M, columns n < N and terms k < K of one checksum, and a row of N numbers for each result.
+struct Sums { double *computed, *exact, *size, *results, *norms, *sizes, *added, *added_size, *added_largest; };
+
+// A bound on the error before output rounding, and what it is judged with: equation (1) of numguard's judgement module.
+struct Bound { double relative, floor, factor, limit; };  // factor: of the sizes of subnormal factors
+struct Judging {
+  double alpha, beta, error_relative, error_floor, unit, eta, largest, result_largest, output_relative, output_floor;
+  Bound strict, permissive;
+  int64_t has_permissive, rectified, propagates;
+};
+static inline double bounded(const Bound& bound, double size, double sizes) {
+  if (!(size < bound.limit)) return std::numeric_limits<double>::infinity();
+  return size * bound.relative + bound.floor + (bound.factor != 0.0 ? bound.factor * sizes : 0.0);
+}
+
+struct Table {  // the functions of one instruction set
+  const char* name;
+  void (*run)(const void*, int, int64_t, int64_t, int, Totals*);
+  void (*columns)(const void*, int, int64_t, int64_t, int64_t, int, Totals*);
+  void (*checked)(const void*, int, int64_t, float*, Totals*);
+  void (*widen)(const void*, int, int64_t, int64_t, double*);
+  void (*dot)(const void*, int, const void*, int, int64_t, Totals*);
+  void (*scaled_row)(double, const void*, int, int64_t, double*, double*);
+  void (*row_products)(const double*, const void*, int, int64_t, double*);
+  void (*judge)(int64_t, const void*, int, const double*, int64_t, const double*, int64_t, const double*, int64_t,
+                const double*, int64_t, double, double, double, int, int, double*);
+  void (*checksum)(const Operand*, const Operand*, const Operand*, const Operand*, int64_t, int64_t, int64_t, int64_t,
+                   double, const double*, Sums);
+  uint64_t (*hash)(const uint32_t*, int64_t, const uint64_t*);
+};
+static inline int64_t bytes_of(int dtype) { return dtype == F64 ? 8 : dtype == F32 ? 4 : dtype >= BYTE ? 1 : 2; }
+static inline const void* at(const Operand& x, int64_t batch, int64_t row, int64_t column) {
+  return (const char*)x.data + (batch * x.batch + row * x.row + column * x.column) * bytes_of(x.dtype);
+}
+
+}  // namespace twin
+
+// B. The same code for each instruction set ------------------------------------------------------------------------
+#define NG_PASS generic
+#define NG_WIDTH 4
+#define NG_TARGET
+#include __FILE__
+#undef NG_PASS
+#undef NG_WIDTH
+#undef NG_TARGET
+#if defined(__x86_64__)
+#define NG_AVX2
+#define NG_PASS avx2
+#define NG_WIDTH 8
+#define NG_TARGET __attribute__((target("avx2,f16c,fma")))
+#include __FILE__
+#undef NG_PASS
+#undef NG_WIDTH
+#undef NG_TARGET
+#undef NG_AVX2
+#define NG_AVX512
+#define NG_PASS avx512
+#define NG_WIDTH 16
+#define NG_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c,fma")))
+#include __FILE__
+#undef NG_WIDTH
+#undef NG_TARGET
+#undef NG_AVX512
+#undef NG_PASS
+#endif
+#define NG_PASS last
+
+// C. Choice and the C ABI ------------------------------------------------------------------------------------------
+namespace twin {
+
+static const Table* tables(int number) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool middle = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (number == 2) return wide ? &avx512::table : nullptr;
+  if (number == 1) return middle ? &avx2::table : nullptr;
+#endif
+  return number == 0 ? &generic::table : nullptr;
+}
+static const Table* active = nullptr;
+static inline const Table* use() {
+  if (!active)
+    for (int number = 2; number >= 0 && !active; --number) active = tables(number);
+  return active;
+}
+
+}  // namespace twin
+using namespace twin;
+
+NG_EXPORT int ng_version() { return 1; }
+NG_EXPORT const char* ng_variant() { return use()->name; }
+NG_EXPORT int ng_select(int number) {
+  const Table* table = number < 0 ? nullptr : tables(number);
+  if (number >= 0 && !table) return 0;
+  active = table;
+  return 1;
+}
+NG_EXPORT void ng_set_byte_table(int number, const float* values) {
+  std::memcpy(byte_table[number & 7], values, sizeof byte_table[0]);
+}
+
+// Whole contiguous tensor: sum (pair), sum of magnitudes, largest magnitude.
+NG_EXPORT void ng_statistics(const void* data, int dtype, int64_t n, int mode, int threads, double* out) {
+  Gradual gradual;
+  const int64_t size = dtype == F64 ? 8 : dtype == F32 ? 4 : dtype >= BYTE ? 1 : 2;
+  const int parts = parts_for(n * size, threads);
+  std::vector<Totals> totals(parts);
+  in_parts(parts, [&](int part) {
+    const int64_t first = n / parts * part, end = part + 1 == parts ? n : n / parts * (part + 1);
+    use()->run((const char*)data + first * size, dtype, end - first, 1, mode, &totals[part]);
+  });
+  Totals all;
+  for (const auto& one : totals) merge(all, one);
+  out[0] = all.high; out[1] = all.low; out[2] = all.mass; out[3] = all.largest;
+}
+
+// Sums over the reduced dimensions for every index of the kept ones: four arrays of doubles.
+NG_EXPORT void ng_reduce(const void* data, int dtype, int kept_dims, const int64_t* kept_sizes,
+                         const int64_t* kept_strides, int reduced_dims, const int64_t* reduced_sizes,
+                         const int64_t* reduced_strides, int mode, int threads, double* sums, double* lows,
+                         double* masses, double* largest) {
+  Gradual gradual;
+  const int64_t size = dtype == F64 ? 8 : dtype == F32 ? 4 : dtype >= BYTE ? 1 : 2;
+  const Walk kept{kept_dims, kept_sizes, kept_strides};
+  const Walk outer{reduced_dims - 1, reduced_sizes, reduced_strides};
+  const int64_t num_kept = count_of(kept), num_outer = count_of(outer);
+  const int64_t length = reduced_sizes[reduced_dims - 1], step = reduced_strides[reduced_dims - 1];
+  const char* base = (const char*)data;
+  // Columns: the last kept dimension is adjacent in memory and the reduced ones are not.
+  const bool by_columns = kept_dims && kept_strides[kept_dims - 1] == 1 && step != 1 && kept_sizes[kept_dims - 1] > 1;
+  const int64_t width = by_columns ? kept_sizes[kept_dims - 1] : 1;
+  const int64_t spans = (width + SPAN - 1) / SPAN;
+  const int64_t jobs = num_kept / std::max<int64_t>(width, 1) * spans;
+  const int parts = (int)std::min<int64_t>(parts_for(num_kept * num_outer * length * size, threads), std::max<int64_t>(jobs, 1));
+  const Walk kept_outer{kept_dims - (by_columns ? 1 : 0), kept_sizes, kept_strides};
+  in_parts(parts, [&](int part) {
+    Totals held[SPAN];
+    for (int64_t job = jobs * part / parts; job < jobs * (part + 1) / parts; ++job) {
+      const int64_t first = job % spans * SPAN, many = std::min(SPAN, width - first);
+      const int64_t start = offset_of(kept_outer, job / spans) + first;
+      for (int64_t c = 0; c < many; ++c) held[c] = Totals();
+      for (int64_t turn = 0; turn < num_outer; ++turn) {
+        const char* p = base + (start + offset_of(outer, turn)) * size;
+        if (by_columns) use()->columns(p, dtype, length, step, many, mode, held);
+        else use()->run(p, dtype, length, step, mode, held);
+      }
+      for (int64_t c = 0; c < many; ++c) {
+        const int64_t at = job / spans * width + first + c;
+        sums[at] = held[c].high; lows[at] = held[c].low; masses[at] = held[c].mass; largest[at] = held[c].largest;
+      }
+    }
+  });
+}
+
+// The exponent field of a value as float32: 0 for zeros and what is below 2^-126, 255 for Inf, NaN and beyond.
+static inline int field_of(double x) {
+  uint64_t bits;
+  std::memcpy(&bits, &x, 8);
+  const int exponent = (int)(bits >> 52 & 0x7ff) - 1023;
+  return exponent < -126 ? 0 : exponent > 127 ? 255 : exponent + 127;
+}
+
+// Counts of a contiguous tensor: nan, inf, zero, subnormal; the smallest non-zero magnitude; exponents if asked for.
+NG_EXPORT void ng_counts(const void* data, int dtype, int64_t n, double smallest_normal, int64_t* counts,
+                         double* smallest, int64_t* exponents) {
+  Gradual gradual;
+  const int64_t size = dtype == F64 ? 8 : dtype == F32 ? 4 : dtype >= BYTE ? 1 : 2;
+  double held[1024], least = std::numeric_limits<double>::infinity();
+  int64_t num_nan = 0, num_inf = 0, num_zero = 0, num_subnormal = 0;
+  for (int64_t first = 0; first < n; first += 1024) {
+    const int64_t many = std::min<int64_t>(1024, n - first);
+    use()->widen((const char*)data + first * size, dtype, many, 1, held);
+    for (int64_t i = 0; i < many; ++i) {
+      const double a = std::fabs(held[i]);
+      num_nan += a != a;
+      num_inf += a == std::numeric_limits<double>::infinity();
+      num_zero += a == 0.0;
+      num_subnormal += a > 0.0 && a < smallest_normal;
+      least = a > 0.0 && a < least ? a : least;
+    }
+    if (exponents)
+      for (int64_t i = 0; i < many; ++i)
+        ++exponents[field_of(held[i])];
+  }
+  counts[0] = num_nan; counts[1] = num_inf; counts[2] = num_zero; counts[3] = num_subnormal;
+  *smallest = least;
+}
+
+// A float32 sum as an operator would return it, and its shadow, from one read.
+NG_EXPORT void ng_checked_sum(const void* data, int dtype, int64_t n, int threads, double* out) {
+  Gradual gradual;
+  const int64_t size = dtype == F32 ? 4 : 2;
+  const int parts = parts_for(n * size, threads);
+  std::vector<Totals> totals(parts);
+  std::vector<float> results(parts);
+  in_parts(parts, [&](int part) {
+    const int64_t first = n / parts * part, end = part + 1 == parts ? n : n / parts * (part + 1);
+    use()->checked((const char*)data + first * size, dtype, end - first, &results[part], &totals[part]);
+  });
+  Totals all;
+  float result = 0;
+  for (const auto& one : totals) merge(all, one);
+  for (float one : results) result += one;
+  out[0] = result; out[1] = all.high; out[2] = all.low; out[3] = all.mass; out[4] = all.largest;
+}
+
+// Inner product of two contiguous vectors: pair and sum of magnitudes of the products.
+NG_EXPORT void ng_dot(const void* x, int x_dtype, const void* y, int y_dtype, int64_t n, double* out) {
+  Gradual gradual;
+  Totals all;
+  use()->dot(x, x_dtype, y, y_dtype, n, &all);
+  out[0] = all.high; out[1] = all.low; out[2] = all.mass;
+}
+
+// value[m, n] = sum_k a[m, k] b[k, n] and mass of the magnitudes, float64, for each of the batches.
+NG_EXPORT void ng_product(const Operand* a, const Operand* b, int64_t batches, int64_t rows, int64_t columns,
+                          int64_t terms, int64_t a_size, int64_t b_size, double* values, double* masses) {
+  Gradual gradual;
+  std::vector<double> left(terms), held;
+  const bool by_rows = b->column == 1 || columns == 1 || b->row != 1;
+  if (!by_rows) held.resize(terms);
+  for (int64_t batch = 0; batch < batches; ++batch)
+    for (int64_t m = 0; m < rows; ++m) {
+      use()->widen((const char*)a->data + (batch * a->batch + m * a->row) * a_size, a->dtype, terms, a->column, left.data());
+      double* value = values + (batch * rows + m) * columns;
+      double* mass = masses + (batch * rows + m) * columns;
+      const char* right = (const char*)b->data + batch * b->batch * b_size;
+      if (columns > 1 && b->column == 1) {
+        std::fill(value, value + columns, 0.0);
+        std::fill(mass, mass + columns, 0.0);
+        for (int64_t k = 0; k < terms; ++k)
+          use()->scaled_row(left[k], right + k * b->row * b_size, b->dtype, columns, value, mass);
+      } else {
+        held.resize(terms);
+        for (int64_t n = 0; n < columns; ++n) {
+          double both[2];
+          const char* column = right + n * b->column * b_size;
+          if (b->row == 1) {
+            use()->row_products(left.data(), column, b->dtype, terms, both);
+          } else {
+            use()->widen(column, b->dtype, terms, b->row, held.data());
+            use()->row_products(left.data(), held.data(), F64, terms, both);
+          }
+          value[n] = both[0];
+          mass[n] = both[1];
+        }
+      }
+    }
+}
+
+// Sums over the rows, with weights, of C and of (A) B + beta C0: nine rows of N numbers, zeroed, for all batches.
+// Rows of A that are not finite take no part. `added` has no data where nothing is added.
+NG_EXPORT void ng_checksum(const Operand* a, const Operand* b, const Operand* c, const Operand* added, int64_t batches,
+                           int64_t rows, int64_t columns, int64_t terms, double beta, const double* weights,
+                           double* out) {
+  static_assert(sizeof(Sums) == 9 * sizeof(double*));
+  Gradual gradual;
+  for (int64_t batch = 0; batch < batches; ++batch) {
+    double* rows_of[9];
+    for (int row = 0; row < 9; ++row) rows_of[row] = out + (row * batches + batch) * columns;
+    Sums sums;
+    std::memcpy(&sums, rows_of, sizeof sums);
+    use()->checksum(a, b, c, added, batch, rows, columns, terms, beta, weights, sums);
+  }
+}
+
+// The verdict on one comparison: thirteen numbers, as numguard.shadow.verdict orders them.
+NG_EXPORT void ng_judge(int64_t n, const void* computed, int dtype, const double* exact, int64_t exact_step,
+                        const double* strict, int64_t strict_step, const double* permissive, int64_t permissive_step,
+                        const double* error, int64_t error_step, double unit, double eta, double limit,
+                        int rounds_output, int propagates, double* out) {
+  Gradual gradual;
+  use()->judge(n, computed, dtype, exact, exact_step, strict, strict_step, permissive, permissive_step, error,
+               error_step, unit, eta, limit, rounds_output, propagates, out);
+}
+
+static void judge_all(int64_t n, const double* computed, const double* rows, const Judging& by, double* verdict) {
+  use()->judge(n, computed, F64, rows, 1, rows + n, 1, by.has_permissive ? rows + 2 * n : nullptr, 1, rows + 3 * n, 1,
+               by.unit, by.eta, by.largest, 1, (int)by.propagates, verdict);
+}
+
+// alpha A B + beta C0 against C, element by element: exact, strict, permissive and error of the shadow, four rows of
+// the size of C, and the verdict.
+NG_EXPORT void ng_judged_product(const Operand* a, const Operand* b, const Operand* c, const Operand* added,
+                                 int64_t batches, int64_t rows, int64_t columns, int64_t terms, const Judging* by,
+                                 double* out, double* verdict) {
+  Gradual gradual;
+  const int64_t n = batches * rows * columns;
+  double *exact = out, *strict = out + n, *permissive = out + 2 * n, *error = out + 3 * n;
+  ng_product(a, b, batches, rows, columns, terms, bytes_of(a->dtype), bytes_of(b->dtype), exact, strict);
+  std::vector<double> computed(n), held(std::max(columns, terms)), column_sizes(by->strict.factor != 0.0 ? columns : 0);
+  const double scale = std::fabs(by->alpha);
+  for (int64_t batch = 0; batch < batches; ++batch) {
+    for (size_t j = 0; j < column_sizes.size(); ++j) {
+      use()->widen(at(*b, batch, 0, (int64_t)j), b->dtype, terms, b->row, held.data());
+      column_sizes[j] = 0;
+      for (int64_t k = 0; k < terms; ++k) column_sizes[j] += std::fabs(held[k]);
+    }
+    for (int64_t m = 0; m < rows; ++m) {
+      const int64_t first = (batch * rows + m) * columns;
+      double row_size = 0;
+      if (!column_sizes.empty()) {
+        use()->widen(at(*a, batch, m, 0), a->dtype, terms, a->column, held.data());
+        for (int64_t k = 0; k < terms; ++k) row_size += std::fabs(held[k]);
+      }
+      use()->widen(at(*c, batch, m, 0), c->dtype, columns, c->column, computed.data() + first);
+      if (added->data) use()->widen(at(*added, batch, m, 0), added->dtype, columns, added->column, held.data());
+      for (int64_t j = 0; j < columns; ++j) {
+        double value = exact[first + j] * by->alpha, size = strict[first + j] * scale;
+        if (added->data) { const double x = held[j] * by->beta; value += x; size += std::fabs(x); }
+        const double sizes = column_sizes.empty() ? 0.0 : row_size + column_sizes[j];
+        exact[first + j] = by->rectified && value < 0.0 ? 0.0 : value;
+        strict[first + j] = bounded(by->strict, size, sizes);
+        permissive[first + j] = bounded(by->permissive, size, sizes);
+        error[first + j] = size * by->error_relative + by->error_floor;
+      }
+    }
+  }
+  judge_all(n, computed.data(), out, *by, verdict);
+}
+
+// The same for the checksums over the rows of C: exact, strict, permissive, error of the shadow and w^T C, five rows.
+NG_EXPORT void ng_judged_checksum(const Operand* a, const Operand* b, const Operand* c, const Operand* added,
+                                  int64_t batches, int64_t rows, int64_t columns, int64_t terms, const double* weights,
+                                  const Judging* by, double* out, double* verdict) {
+  const int64_t n = batches * columns;
+  std::vector<double> sums(9 * n);
+  ng_checksum(a, b, c, added, batches, rows, columns, terms, by->beta, weights, sums.data());
+  const double *computed = &sums[0], *value = &sums[n], *mass = &sums[2 * n], *results = &sums[3 * n];
+  const double *norms = &sums[4 * n], *sizes = &sums[5 * n], *extra = &sums[6 * n], *extra_size = &sums[7 * n];
+  const double scale = std::fabs(by->alpha);
+  for (int64_t j = 0; j < n; ++j) {
+    const double size = mass[j] * scale + extra_size[j];
+    const double largest = norms[j] * std::max(1.0, scale) + sums[8 * n + j];
+    const double rounding = by->output_relative * results[j] + by->output_floor;
+    out[j] = largest * 1.05 < by->result_largest ? value[j] * by->alpha + extra[j] : std::numeric_limits<double>::quiet_NaN();
+    out[n + j] = bounded(by->strict, size, sizes[j]) + rounding;
+    out[2 * n + j] = bounded(by->permissive, size, sizes[j]) + rounding;
+    out[3 * n + j] = by->error_relative * (size + results[j]) + by->error_floor;
+    out[4 * n + j] = computed[j];
+  }
+  judge_all(n, computed, out, *by, verdict);
+}
+
+// The step `parameter + update`, formed in float32 (float64 for float64) and rounded to the parameter's dtype: updated
+// and stagnant elements, sums of the magnitudes of the updates and of what rounding took from them.
+NG_EXPORT void ng_update_health(const void* parameter, int dtype, const void* update, int update_dtype, int64_t n,
+                                double* out) {
+  Gradual gradual;
+  double before[512], updates[512];
+  for (int64_t first = 0; first < n; first += 512) {
+    const int64_t many = std::min<int64_t>(512, n - first);
+    use()->widen((const char*)parameter + first * bytes_of(dtype), dtype, many, 1, before);
+    use()->widen((const char*)update + first * bytes_of(update_dtype), update_dtype, many, 1, updates);
+    for (int64_t i = 0; i < many; ++i) {
+      double total, error;
+      two_sum(before[i], updates[i], total, error);
+      const double after = dtype == F64 ? total : rounded_to((double)(float)(before[i] + updates[i]), dtype);
+      if (updates[i] == 0.0 || !std::isfinite(updates[i]) || !std::isfinite(after)) continue;
+      out[0] += 1.0;
+      out[1] += after == before[i];
+      out[2] += std::fabs(updates[i]);
+      out[3] += std::fabs((total - after) + error);
+    }
+  }
+}
+// Non-finite elements and the sum of squares of a contiguous list, the squares scaled by a power of two.
+NG_EXPORT void ng_list_health(const void* data, int dtype, int64_t n, double scale, double* out) {
+  Gradual gradual;
+  double held[512];
+  for (int64_t first = 0; first < n; first += 512) {
+    const int64_t many = std::min<int64_t>(512, n - first);
+    use()->widen((const char*)data + first * bytes_of(dtype), dtype, many, 1, held);
+    for (int64_t i = 0; i < many; ++i) {
+      const double x = held[i] * scale;
+      out[0] += !(std::fabs(held[i]) < std::numeric_limits<double>::infinity());
+      out[1] += x * x;
+    }
+  }
+}
+
+NG_EXPORT uint64_t ng_replica_checksum(const uint32_t* words, int64_t n) {
+  static const std::vector<uint64_t> lanes = [] {
+    std::vector<uint64_t> made(1024);
+    for (uint32_t lane = 0; lane < 1024; ++lane)
+      made[lane] = (uint64_t)mixed(lane * 2 + 0x9e3779b9u) << 32 | mixed(lane * 2 + 1) | 1u;
+    return made;
+  }();
+  return use()->hash(words, n, lanes.data());
+}
+
+#elif defined(NG_WIDTH)
+// B. One instruction set -------------------------------------------------------------------------------------------
+namespace twin {
+namespace NG_PASS {
+
+#define NG_FN NG_TARGET static
+#define NG_INLINE NG_TARGET static inline __attribute__((always_inline))
+
+constexpr int W = NG_WIDTH;
+typedef float F __attribute__((vector_size(4 * NG_WIDTH)));
+typedef uint32_t U __attribute__((vector_size(4 * NG_WIDTH)));
+typedef double D __attribute__((vector_size(4 * NG_WIDTH)));  // the same register, half the lanes
+typedef int64_t I __attribute__((vector_size(4 * NG_WIDTH)));
+
+template <class V, class T> NG_INLINE V load(const T* p) { V v; std::memcpy(&v, p, sizeof v); return v; }
+NG_INLINE U max16(U a, U b) {  // of unsigned 16-bit lanes
+#if defined(NG_AVX512)
+  return (U)_mm512_max_epu16((__m512i)a, (__m512i)b);
+#elif defined(NG_AVX2)
+  return (U)_mm256_max_epu16((__m256i)a, (__m256i)b);
+#else
+  typedef uint16_t S __attribute__((vector_size(4 * NG_WIDTH)));
+  const S x = (S)a, y = (S)b;
+  return (U)(x > y ? x : y);
+#endif
+}
+NG_INLINE U max32(U a, U b) {
+#if defined(NG_AVX512)
+  return (U)_mm512_max_epu32((__m512i)a, (__m512i)b);
+#elif defined(NG_AVX2)
+  return (U)_mm256_max_epu32((__m256i)a, (__m256i)b);
+#else
+  return a > b ? a : b;
+#endif
+}
+NG_INLINE void halves(F v, D& low, D& high) {
+#if defined(NG_AVX512)
+  low = (D)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
+  high = (D)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1));
+#elif defined(NG_AVX2)
+  low = (D)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v));
+  high = (D)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1));
+#else
+  for (int j = 0; j < W / 2; ++j) { low[j] = v[j]; high[j] = v[j + W / 2]; }
+#endif
+}
+NG_INLINE F halfs(const Half* p) {  // W float16 numbers
+#if defined(NG_AVX512)
+  return (F)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(NG_AVX2)
+  return (F)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__aarch64__)
+  return (F)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t*)p)));
+#else
+  F v;
+  for (int j = 0; j < W; ++j) v[j] = half_value(p[j].bits);
+  return v;
+#endif
+}
+
+// Two vectors of float32 values x, y with their magnitudes; `key` gathers the largest magnitude in the dtype's bits.
+template <class T> struct Reader;
+template <> struct Reader<float> {
+  NG_INLINE void pair(const float* p, F& x, F& y, F& ax, F& ay, U& key) {
+    x = load<F>(p); y = load<F>(p + W);
+    const U ux = (U)x & 0x7fffffffu, uy = (U)y & 0x7fffffffu;
+    key = max32(max32(key, ux), uy);
+    ax = (F)ux; ay = (F)uy;
+  }
+  NG_INLINE double largest(U key) {
+    uint32_t most = 0;
+    for (int j = 0; j < W; ++j) most = std::max<uint32_t>(most, key[j]);
+    return float_of(most);
+  }
+};
+template <> struct Reader<Bf16> {  // even lanes shift up, odd lanes are there already: order is free in a sum
+  NG_INLINE void pair(const Bf16* p, F& x, F& y, F& ax, F& ay, U& key) {
+    const U raw = load<U>(p), plain = raw & 0x7fff7fffu;
+    key = max16(key, plain);
+    x = (F)(raw << 16); y = (F)(raw & 0xffff0000u);
+    ax = (F)(plain << 16); ay = (F)(plain & 0xffff0000u);
+  }
+  NG_INLINE double largest(U key) {
+    uint32_t most = 0;
+    for (int j = 0; j < W; ++j) most = std::max<uint32_t>(most, std::max<uint32_t>(key[j] & 0xffffu, key[j] >> 16));
+    return float_of(most << 16);
+  }
+};
+template <> struct Reader<Half> {
+  NG_INLINE void pair(const Half* p, F& x, F& y, F& ax, F& ay, U& key) {
+    key = max16(key, load<U>(p) & 0x7fff7fffu);
+    x = halfs(p); y = halfs(p + W);
+    ax = (F)((U)x & 0x7fffffffu); ay = (F)((U)y & 0x7fffffffu);
+  }
+  NG_INLINE double largest(U key) {
+    uint32_t most = 0;
+    for (int j = 0; j < W; ++j) most = std::max<uint32_t>(most, std::max<uint32_t>(key[j] & 0xffffu, key[j] >> 16));
+    return half_value((uint16_t)most);
+  }
+};
+
+NG_INLINE double across(D v) {
+  double s = 0;
+  for (int j = 0; j < W / 2; ++j) s += v[j];
+  return s;
+}
+template <class T> NG_INLINE void one_by_one(const T* p, int64_t n, int64_t step, Totals& t) {
+  double sum = 0, mass = 0, most = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const double x = value(p + i * step), a = std::fabs(x);
+    sum += x; mass += a; most = larger(a, most);
+  }
+  Totals one;
+  one.high = sum; one.mass = mass; one.largest = most;
+  merge(t, one);
+}
+
+// At most CHUNK adjacent elements. Blocks: 16 float32 numbers a lane (two chains of eight, then one addition), then
+// float64.
+template <class T> NG_FN Totals blocked(const T* p, int64_t n) {
+  D s0{}, s1{}, m0{}, m1{}, low, high;
+  U key{};
+  const T* end = p + n;
+  for (; p + 16 * W <= end; p += 16 * W) {
+    F x, y, ax, ay, sx, sy, mx, my;
+    Reader<T>::pair(p, sx, sy, mx, my, key);
+#pragma GCC unroll 7
+    for (int k = 1; k < 8; ++k) {
+      Reader<T>::pair(p + 2 * k * W, x, y, ax, ay, key);
+      sx += x; sy += y; mx += ax; my += ay;
+    }
+    halves(sx + sy, low, high); s0 += low; s1 += high;
+    halves(mx + my, low, high); m0 += low; m1 += high;
+  }
+  for (; p + 2 * W <= end; p += 2 * W) {
+    F x, y, ax, ay;
+    Reader<T>::pair(p, x, y, ax, ay, key);
+    halves(x, low, high); s0 += low; s1 += high;
+    halves(y, low, high); s0 += low; s1 += high;
+    halves(ax, low, high); m0 += low; m1 += high;
+    halves(ay, low, high); m0 += low; m1 += high;
+  }
+  Totals t;
+  t.high = across(s0 + s1); t.mass = across(m0 + m1); t.largest = Reader<T>::largest(key);
+  one_by_one(p, end - p, 1, t);
+  return t;
+}
+template <class T> NG_FN Totals in_double(const T* p, int64_t n) {
+  D s0{}, s1{}, m0{}, m1{}, low, high;
+  U key{};
+  const T* end = p + n;
+  for (; p + 2 * W <= end; p += 2 * W) {
+    F x, y, ax, ay;
+    Reader<T>::pair(p, x, y, ax, ay, key);
+    halves(x, low, high); s0 += low; s1 += high;
+    halves(y, low, high); s0 += low; s1 += high;
+    halves(ax, low, high); m0 += low; m1 += high;
+    halves(ay, low, high); m0 += low; m1 += high;
+  }
+  Totals t;
+  t.high = across(s0 + s1); t.mass = across(m0 + m1); t.largest = Reader<T>::largest(key);
+  one_by_one(p, end - p, 1, t);
+  return t;
+}
+NG_INLINE void two_sum_lanes(D& s, D& c, D x) {
+  const D t = s + x, z = t - s;
+  c += (s - (t - z)) + (x - z);
+  s = t;
+}
+// Lanes of TwoSum; an overflow or a non-finite element makes the errors NaN, then plain sums say what IEEE says.
+template <class T> NG_FN Totals in_pairs(const T* p, int64_t n) {
+  D s[4] = {}, c[4] = {}, m[4] = {};
+  double most = 0;
+  const T* begin = p;
+  const T* end = p + n;
+  for (; p + 2 * W <= end; p += 2 * W) {
+    double x[2 * W];
+    for (int j = 0; j < 2 * W; ++j) x[j] = value(p + j);
+    for (int k = 0; k < 4; ++k) {
+      const D v = load<D>(x + k * (W / 2));
+      const D a = (D)((I)v & 0x7fffffffffffffffll);
+      two_sum_lanes(s[k], c[k], v);
+      m[k] += a;
+    }
+    for (int j = 0; j < 2 * W; ++j) most = larger(std::fabs(x[j]), most);
+  }
+  Totals t;
+  for (int k = 0; k < 4; ++k)
+    for (int j = 0; j < W / 2; ++j) { add_to(t, s[k][j]); t.low += c[k][j]; t.mass += m[k][j]; }
+  for (; p < end; ++p) {
+    const double x = value(p);
+    add_to(t, x); t.mass += std::fabs(x); most = larger(std::fabs(x), most);
+  }
+  t.largest = most;
+  if (!std::isfinite(t.high + t.low)) {
+    t.high = t.low = 0;
+    for (p = begin; p < end; ++p) t.high += value(p);
+  }
+  return t;
+}
+NG_FN Totals doubles(const double* p, int64_t n) {
+  D s[4] = {}, m[4] = {};
+  I key[4] = {};
+  const double* end = p + n;
+  for (; p + 2 * W <= end; p += 2 * W)
+    for (int k = 0; k < 4; ++k) {
+      const D v = load<D>(p + k * (W / 2));
+      const I a = (I)v & 0x7fffffffffffffffll;
+      s[k] += v; m[k] += (D)a; key[k] = a > key[k] ? a : key[k];
+    }
+  Totals t;
+  int64_t most = 0;
+  for (int k = 0; k < 4; ++k)
+    for (int j = 0; j < W / 2; ++j) most = std::max<int64_t>(most, key[k][j]);
+  t.high = across((s[0] + s[1]) + (s[2] + s[3])); t.mass = across((m[0] + m[1]) + (m[2] + m[3]));
+  std::memcpy(&t.largest, &most, 8);
+  one_by_one(p, end - p, 1, t);
+  return t;
+}
+
+NG_INLINE Totals chunk(const double* p, int64_t n, int mode) { return mode == TWO_FLOAT ? in_pairs(p, n) : doubles(p, n); }
+template <class T> NG_INLINE Totals chunk(const T* p, int64_t n, int mode) {
+  if (mode == TWO_FLOAT) return in_pairs(p, n);
+  if (mode == DOUBLE) return in_double(p, n);
+  const Totals t = blocked(p, n);
+  return t.largest < 0x1p122 ? t : in_double(p, n);  // a block of float32 sums might have overflowed
+}
+template <class T> NG_FN void run_of(const T* p, int64_t n, int64_t step, int mode, Totals& t) {
+  if (step != 1 && mode != TWO_FLOAT) return one_by_one(p, n, step, t);
+  if (step != 1) {
+    double held[512];
+    for (int64_t i = 0; i < n; i += 512) {
+      const int64_t many = std::min<int64_t>(512, n - i);
+      for (int64_t j = 0; j < many; ++j) held[j] = value(p + (i + j) * step);
+      merge(t, in_pairs(held, many));
+    }
+    return;
+  }
+  for (int64_t i = 0; i < n; i += CHUNK) merge(t, chunk(p + i, std::min(CHUNK, n - i), mode));
+}
+NG_FN void widen_bytes(const Byte* p, int number, int64_t n, int64_t step, float* out) {
+  const float* values = byte_table[number & 7];
+  for (int64_t i = 0; i < n; ++i) out[i] = values[p[i * step].bits];
+}
+NG_FN void run(const void* p, int dtype, int64_t n, int64_t step, int mode, Totals* t) {
+  switch (dtype) {
+    case F64: return run_of((const double*)p, n, step, mode, *t);
+    case F32: return run_of((const float*)p, n, step, mode, *t);
+    case BF16: return run_of((const Bf16*)p, n, step, mode, *t);
+    case F16: return run_of((const Half*)p, n, step, mode, *t);
+  }
+  float held[2048];
+  for (int64_t i = 0; i < n; i += 2048) {
+    const int64_t many = std::min<int64_t>(2048, n - i);
+    widen_bytes((const Byte*)p + i * step, dtype - BYTE, many, step, held);
+    run_of(held, many, 1, mode, *t);
+  }
+}
+
+template <class T> NG_FN void widen_of(const T* p, int64_t n, int64_t step, double* out) {
+  if (step == 1) for (int64_t i = 0; i < n; ++i) out[i] = value(p + i);
+  else for (int64_t i = 0; i < n; ++i) out[i] = value(p + i * step);
+}
+NG_FN void widen(const void* p, int dtype, int64_t n, int64_t step, double* out) {
+  switch (dtype) {
+    case F64: return widen_of((const double*)p, n, step, out);
+    case F32: return widen_of((const float*)p, n, step, out);
+    case BF16: return widen_of((const Bf16*)p, n, step, out);
+    case F16:
+      if (step == 1 && n % W == 0) {
+        D low, high;
+        for (int64_t i = 0; i < n; i += W) {
+          halves(halfs((const Half*)p + i), low, high);
+          std::memcpy(out + i, &low, sizeof low); std::memcpy(out + i + W / 2, &high, sizeof high);
+        }
+        return;
+      }
+      return widen_of((const Half*)p, n, step, out);
+  }
+  for (int64_t i = 0; i < n; ++i) out[i] = byte_table[(dtype - BYTE) & 7][((const Byte*)p)[i * step].bits];
+}
+
+// Adds `rows` rows of `many` adjacent columns, at most SPAN, to the totals of each column.
+NG_FN void columns(const void* p, int dtype, int64_t rows, int64_t step, int64_t many, int mode, Totals* t) {
+  double x[SPAN], sum[SPAN], low[SPAN], mass[SPAN], most[SPAN];
+  const int64_t size = dtype == F64 ? 8 : dtype == F32 ? 4 : dtype >= BYTE ? 1 : 2;
+  for (int64_t c = 0; c < many; ++c) { sum[c] = t[c].high; low[c] = t[c].low; mass[c] = t[c].mass; most[c] = t[c].largest; }
+  for (int64_t r = 0; r < rows; ++r) {
+    widen((const char*)p + r * step * size, dtype, many, 1, x);
+    if (mode == TWO_FLOAT) {
+      for (int64_t c = 0; c < many; ++c) {
+        double s, e;
+        two_sum(sum[c], x[c], s, e);
+        sum[c] = s;
+        low[c] += std::fabs(e) < std::numeric_limits<double>::infinity() ? e : 0.0;
+      }
+    } else {
+      for (int64_t c = 0; c < many; ++c) sum[c] += x[c];
+    }
+    for (int64_t c = 0; c < many; ++c) mass[c] += std::fabs(x[c]);
+    for (int64_t c = 0; c < many; ++c) {
+      const double a = std::fabs(x[c]);
+      most[c] = a <= most[c] ? most[c] : (most[c] != most[c] ? most[c] : a);
+    }
+  }
+  for (int64_t c = 0; c < many; ++c) { t[c].high = sum[c]; t[c].low = low[c]; t[c].mass = mass[c]; t[c].largest = most[c]; }
+}
+
+template <class T> NG_FN float plain_chunk(const T* p, int64_t n, Totals& shadow) {
+  F r0{}, r1{};
+  D s0{}, s1{}, m0{}, m1{}, low, high;
+  U key{};
+  const T* end = p + n;
+  for (; p + 16 * W <= end; p += 16 * W) {
+    F x, y, ax, ay, sx, sy, mx, my;
+    Reader<T>::pair(p, sx, sy, mx, my, key);
+    r0 += sx; r1 += sy;
+#pragma GCC unroll 7
+    for (int k = 1; k < 8; ++k) {
+      Reader<T>::pair(p + 2 * k * W, x, y, ax, ay, key);
+      r0 += x; r1 += y;
+      sx += x; sy += y; mx += ax; my += ay;
+    }
+    halves(sx + sy, low, high); s0 += low; s1 += high;
+    halves(mx + my, low, high); m0 += low; m1 += high;
+  }
+  Totals t;
+  t.high = across(s0 + s1); t.mass = across(m0 + m1); t.largest = Reader<T>::largest(key);
+  const F r = r0 + r1;
+  float result = 0;
+  for (int j = 0; j < W; ++j) result += r[j];
+  if (!(t.largest < 0x1p122)) { const int64_t many = (p - (end - n)); t = in_double(end - n, many); }
+  for (const T* q = p; q < end; ++q) result += (float)value(q);
+  one_by_one(p, end - p, 1, t);
+  merge(shadow, t);
+  return result;
+}
+template <class T> NG_FN float plain_sum(const T* p, int64_t n, Totals& shadow) {
+  std::vector<float> parts;
+  for (int64_t i = 0; i < n; i += 4096) parts.push_back(plain_chunk(p + i, std::min<int64_t>(4096, n - i), shadow));
+  for (size_t many = parts.size(); many > 1; many = (many + 1) / 2)
+    for (size_t i = 0; i < many / 2 + many % 2; ++i) parts[i] = 2 * i + 1 < many ? parts[2 * i] + parts[2 * i + 1] : parts[2 * i];
+  return parts.empty() ? 0.0f : parts[0];
+}
+NG_FN void checked(const void* p, int dtype, int64_t n, float* result, Totals* shadow) {
+  *result = dtype == F32   ? plain_sum((const float*)p, n, *shadow)
+            : dtype == BF16 ? plain_sum((const Bf16*)p, n, *shadow)
+                            : plain_sum((const Half*)p, n, *shadow);
+}
+
+// Dot2 (Ogita, Rump and Oishi, SIAM J. Sci. Comput. 26(6), 2005, algorithm 5.3), in lanes.
+NG_FN void dot(const void* px, int x_dtype, const void* py, int y_dtype, int64_t n, Totals* t) {
+  constexpr int64_t BLOCK = 512;
+  double x[BLOCK], y[BLOCK], s[8] = {}, c[8] = {}, mass = 0;
+  const int64_t sx = x_dtype == F64 ? 8 : x_dtype == F32 ? 4 : x_dtype >= BYTE ? 1 : 2;
+  const int64_t sy = y_dtype == F64 ? 8 : y_dtype == F32 ? 4 : y_dtype >= BYTE ? 1 : 2;
+  double plain = 0;
+  for (int64_t first = 0; first < n; first += BLOCK) {
+    const int64_t many = std::min(BLOCK, n - first);
+    widen((const char*)px + first * sx, x_dtype, many, 1, x);
+    widen((const char*)py + first * sy, y_dtype, many, 1, y);
+    for (int64_t i = many; i < (many + 7) / 8 * 8; ++i) x[i] = y[i] = 0.0;
+    for (int64_t i = 0; i < many; i += 8)
+      for (int j = 0; j < 8; ++j) {
+        const double a = x[i + j], b = y[i + j], h = a * b;
+        const double r = __builtin_fma(a, b, -h), q = s[j] + h, z = q - s[j];
+        c[j] += ((s[j] - (q - z)) + (h - z)) + r;
+        s[j] = q;
+      }
+    for (int64_t i = 0; i < many; ++i) { mass += std::fabs(x[i] * y[i]); plain += x[i] * y[i]; }
+  }
+  for (int j = 0; j < 8; ++j) { add_to(*t, s[j]); t->low += c[j]; }
+  t->mass += mass;
+  if (!std::isfinite(t->high + t->low)) { t->high = plain; t->low = 0; }
+}
+
+template <class T> NG_INLINE void scaled_row_of(double a, const T* p, int64_t n, double* value_row, double* mass_row) {
+  const double size = std::fabs(a);
+  for (int64_t i = 0; i < n; ++i) {
+    const double x = value(p + i);
+    value_row[i] += a * x;
+    mass_row[i] += size * std::fabs(x);
+  }
+}
+NG_FN void scaled_row(double a, const void* p, int dtype, int64_t n, double* value_row, double* mass_row) {
+  switch (dtype) {
+    case F64: return scaled_row_of(a, (const double*)p, n, value_row, mass_row);
+    case F32: return scaled_row_of(a, (const float*)p, n, value_row, mass_row);
+    case BF16: return scaled_row_of(a, (const Bf16*)p, n, value_row, mass_row);
+  }
+  double held[512];
+  const int64_t size = dtype == F16 ? 2 : 1;
+  for (int64_t i = 0; i < n; i += 512) {
+    const int64_t many = std::min<int64_t>(512, n - i);
+    widen((const char*)p + i * size, dtype, many, 1, held);
+    scaled_row_of(a, held, many, value_row + i, mass_row + i);
+  }
+}
+NG_FN void row_products(const double* a, const void* p, int dtype, int64_t n, double* both) {
+  double held[512], sum[8] = {}, mass[8] = {};
+  const int64_t size = dtype == F64 ? 8 : dtype == F32 ? 4 : dtype >= BYTE ? 1 : 2;
+  for (int64_t i = 0; i < n; i += 512) {
+    const int64_t many = std::min<int64_t>(512, n - i);
+    widen((const char*)p + i * size, dtype, many, 1, held);
+    int64_t k = 0;
+    for (; k + 8 <= many; k += 8)
+      for (int j = 0; j < 8; ++j) {
+        const double h = a[i + k + j] * held[k + j];
+        sum[j] += h; mass[j] += std::fabs(h);
+      }
+    for (; k < many; ++k) { const double h = a[i + k] * held[k]; sum[0] += h; mass[0] += std::fabs(h); }
+  }
+  both[0] = ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+  both[1] = ((mass[0] + mass[1]) + (mass[2] + mass[3])) + ((mass[4] + mass[5]) + (mass[6] + mass[7]));
+}
+
+NG_FN void checksum(const Operand* a, const Operand* b, const Operand* c, const Operand* added, int64_t batch,
+                    int64_t rows, int64_t columns, int64_t terms, double beta, const double* weights, Sums out) {
+  constexpr double inf = std::numeric_limits<double>::infinity();
+  const int64_t longest = std::max(columns, terms);
+  std::vector<double> row(longest), weighted(terms), sizes(terms), usable(rows);
+  double *x = row.data(), *wa = weighted.data(), *sa = sizes.data(), largest_square = 0, all_sizes = 0;
+  for (int64_t m = 0; m < rows; ++m) {
+    widen(at(*a, batch, m, 0), a->dtype, terms, a->column, x);
+    double size = 0, square = 0;
+    for (int64_t k = 0; k < terms; ++k) size += std::fabs(x[k]);
+    usable[m] = size < inf;
+    if (!(size < inf)) continue;
+    for (int64_t k = 0; k < terms; ++k) square += x[k] * x[k];
+    largest_square = larger(square, largest_square);
+    const double w = weights[m];
+    for (int64_t k = 0; k < terms; ++k) { wa[k] += w * x[k]; sa[k] += std::fabs(x[k]); }
+  }
+  for (int64_t k = 0; k < terms; ++k) all_sizes += sa[k];
+  if (b->row == 1 && b->column != 1) {
+    for (int64_t n = 0; n < columns; ++n) {
+      widen(at(*b, batch, 0, n), b->dtype, terms, 1, x);
+      double sums[4][4] = {};
+      for (int64_t k = 0; k < terms; ++k) {
+        const double size = std::fabs(x[k]);
+        const int lane = k & 3;
+        sums[0][lane] += wa[k] * x[k]; sums[1][lane] += sa[k] * size; sums[2][lane] += x[k] * x[k]; sums[3][lane] += size;
+      }
+      double* to[4] = {out.exact + n, out.size + n, out.norms + n, out.sizes + n};
+      for (int kind = 0; kind < 4; ++kind) *to[kind] = (sums[kind][0] + sums[kind][1]) + (sums[kind][2] + sums[kind][3]);
+    }
+  } else {
+    for (int64_t k = 0; k < terms; ++k) {
+      widen(at(*b, batch, k, 0), b->dtype, columns, b->column, x);
+      const double w = wa[k], s = sa[k];
+      for (int64_t n = 0; n < columns; ++n) { out.exact[n] += w * x[n]; out.size[n] += s * std::fabs(x[n]); }
+      for (int64_t n = 0; n < columns; ++n) { out.norms[n] += x[n] * x[n]; out.sizes[n] += std::fabs(x[n]); }
+    }
+  }
+  for (int64_t n = 0; n < columns; ++n) {
+    out.norms[n] = std::sqrt(largest_square * out.norms[n]);
+    out.sizes[n] = all_sizes + (double)rows * out.sizes[n];
+  }
+  for (int64_t m = 0; m < rows; ++m) {
+    if (!usable[m]) continue;
+    const double w = weights[m];
+    widen(at(*c, batch, m, 0), c->dtype, columns, c->column, x);
+    for (int64_t n = 0; n < columns; ++n) {
+      const double size = std::fabs(x[n]);
+      out.computed[n] += w * x[n];
+      out.results[n] += size < inf ? size : 0.0;
+    }
+    if (!added->data) continue;
+    widen(at(*added, batch, m, 0), added->dtype, columns, added->column, x);
+    for (int64_t n = 0; n < columns; ++n) x[n] *= beta;
+    for (int64_t n = 0; n < columns; ++n) out.added_largest[n] = larger(std::fabs(x[n]), out.added_largest[n]);
+    for (int64_t n = 0; n < columns; ++n) { out.added[n] += w * x[n]; out.added_size[n] += std::fabs(x[n]); }
+  }
+}
+
+// Equation (1) of numguard.numerics.error_bounds.judgement on blocks of elements.
+struct Ratios { double ratio[256], threshold[256]; bool unknown[256]; };
+NG_INLINE void ratios(int64_t many, const double* c, const double* r, const double* bound, const double* error,
+                      double unit, double eta, double limit, int rounds_output, int propagates, Ratios& out) {
+  constexpr double inf = std::numeric_limits<double>::infinity();
+  if (rounds_output) {
+    for (int64_t i = 0; i < many; ++i) {
+      const double magnitude = std::fabs(r[i]), difference = std::fabs(c[i] - r[i]);
+      double threshold = magnitude * (unit + (1.0 + unit) * 0x1p-51);
+      threshold = threshold + ((1.0 + unit) * ((1.0 + 0x1p-8) * bound[i] + error[i]) + eta);
+      const double share = difference / threshold;
+      out.threshold[i] = threshold;
+      out.unknown[i] = !(magnitude + threshold < limit);
+      out.ratio[i] = difference != difference ? inf : share;
+    }
+  } else {
+    for (int64_t i = 0; i < many; ++i) {
+      out.threshold[i] = 0.0;
+      out.unknown[i] = r[i] != r[i];
+      out.ratio[i] = c[i] == r[i] ? 0.0 : inf;
+    }
+  }
+  if (propagates)
+    for (int64_t i = 0; i < many; ++i)
+      if (!(std::fabs(r[i]) < inf) && std::fabs(c[i]) < inf) { out.unknown[i] = false; out.ratio[i] = inf; }
+  for (int64_t i = 0; i < many; ++i) out.ratio[i] = out.unknown[i] ? 0.0 : out.ratio[i];
+}
+NG_INLINE const double* piece(const double* p, int64_t step, int64_t first, int64_t many, double* held) {
+  if (step) return p + first;
+  std::fill(held, held + many, *p);
+  return held;
+}
+NG_FN void judge(int64_t n, const void* computed, int dtype, const double* exact, int64_t exact_step,
+                 const double* strict, int64_t strict_step, const double* permissive, int64_t permissive_step,
+                 const double* error, int64_t error_step, double unit, double eta, double limit, int rounds_output,
+                 int propagates, double* out) {
+  constexpr double inf = std::numeric_limits<double>::infinity();
+  constexpr int64_t BLOCK = 256;
+  double c[BLOCK], hold_r[BLOCK], hold_b[BLOCK], hold_e[BLOCK];
+  Ratios narrow, wide;
+  const int64_t size = dtype == F64 ? 8 : dtype == F32 ? 4 : dtype >= BYTE ? 1 : 2;
+  int64_t unknown = 0, wrong = 0, inaccurate = 0, overflowed = 0, at = 0;
+  double worst = -1, worst_strict = -1, sum = 0, at_c = 0, at_r = 0, at_b = 0, at_s = 0;
+  for (int64_t first = 0; first < n; first += BLOCK) {
+    const int64_t many = std::min(BLOCK, n - first);
+    widen((const char*)computed + first * size, dtype, many, 1, c);
+    const double* r = piece(exact, exact_step, first, many, hold_r);
+    const double* e = piece(error, error_step, first, many, hold_e);
+    ratios(many, c, r, piece(strict, strict_step, first, many, hold_b), e, unit, eta, limit, rounds_output, propagates, narrow);
+    if (permissive)
+      ratios(many, c, r, piece(permissive, permissive_step, first, many, hold_b), e, unit, eta, limit, rounds_output, propagates, wide);
+    const Ratios& judged = permissive ? wide : narrow;
+    for (int64_t i = 0; i < many; ++i) {
+      unknown += judged.unknown[i];
+      wrong += judged.ratio[i] > 1.0;
+      inaccurate += narrow.ratio[i] > 1.0;
+      const double signed_ratio = c[i] >= r[i] ? narrow.ratio[i] : -narrow.ratio[i];
+      sum += std::fabs(signed_ratio) < inf ? signed_ratio : 0.0;
+      worst_strict = larger(narrow.ratio[i], worst_strict);
+    }
+    for (int64_t i = 0; i < many; ++i) {
+      if (judged.unknown[i] && std::fabs(r[i]) < std::min(limit, inf) && !(std::fabs(c[i]) < inf)) ++overflowed;
+      const double ratio = judged.ratio[i];
+      if (ratio > worst || (ratio != ratio && worst == worst)) {
+        worst = ratio; at = first + i; at_c = c[i]; at_r = r[i]; at_b = judged.threshold[i]; at_s = narrow.threshold[i];
+      }
+    }
+  }
+  const double numbers[13] = {(double)n, (double)unknown, (double)wrong, (double)inaccurate, (double)overflowed, worst,
+                              worst_strict, (double)at, at_c, at_r, at_b, at_s, sum / (double)n};
+  std::memcpy(out, numbers, sizeof numbers);
+}
+
+// sum_i word_i Z(i / 1024) V(i % 1024) modulo 2^64 with odd weights: the same as the Triton kernel's.
+NG_FN uint64_t hash(const uint32_t* p, int64_t n, const uint64_t* lanes) {
+  uint64_t total = 0;
+  for (int64_t block = 0; block * 1024 < n; ++block) {
+    const uint32_t* words = p + block * 1024;
+    const int64_t many = std::min<int64_t>(1024, n - block * 1024);
+    uint64_t sum = 0;
+    for (int64_t i = 0; i < many; ++i) sum += (uint64_t)words[i] * lanes[i];
+    total += sum * (uint64_t)(mixed((uint32_t)block) | 1u);
+  }
+  return total;
+}
+
+#define NG_NAME_(x) #x
+#define NG_NAME(x) NG_NAME_(x)
+static const Table table = {NG_NAME(NG_PASS), run, columns, checked, widen, dot, scaled_row, row_products, judge, checksum, hash};
+#undef NG_NAME
+#undef NG_NAME_
+#undef NG_FN
+#undef NG_INLINE
+
+}  // namespace NG_PASS
+}  // namespace twin
+#endif

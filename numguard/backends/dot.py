@@ -1,0 +1,79 @@
+"""Inner products and checksums of matrix products, with the sums of their magnitudes."""
+
+import ctypes
+from typing import NamedTuple
+
+import numguard_kernels.native as native
+import numpy as np
+import torch
+from numguard_kernels.native import Bound as Bound
+from numguard_kernels.native import JudgedElements as JudgedElements
+from numguard_kernels.native import Judging as Judging
+from torch import Tensor
+
+from numguard.backends.selection import backend_for, native_library
+from numguard.errors import UsageError
+
+
+class InnerProduct(NamedTuple):
+    """Value, sum of magnitudes of the products, and a bound on the error of the value."""
+
+    value: float
+    mass: float
+    error_bound: float
+
+
+def inner_product(x: Tensor, y: Tensor) -> InnerProduct:
+    """Return the inner product of two vectors of floating-point numbers and a bound on its error.
+
+    Raises
+    ------
+    UsageError
+        If the shapes or devices differ, or the forced backend cannot be.
+    """
+    if x.shape != y.shape or x.dim() != 1 or x.device != y.device:
+        raise UsageError(
+            f"inner_product got {tuple(x.shape)} on {x.device} and {tuple(y.shape)} on {y.device}; "
+            "give two vectors of one length on one device"
+        )
+    x, y = x.detach().resolve_neg(), y.detach().resolve_neg()
+    backend = backend_for("dot", x.device)
+    library = native_library("dot")
+    n = x.numel()
+    if backend == "native" and library is not None and native.is_plain(x) and native.is_plain(y):
+        high, low, mass = native.inner_product(library, x, y)
+        return InnerProduct(high + low, mass, native.dot_error_bound(n, mass, high + low))
+    wide = [np.asarray(tensor.to("cpu", torch.float64).numpy(), dtype=np.longdouble) for tensor in (x, y)]
+    terms = wide[0] * wide[1]
+    mass = float(np.add.reduce(np.abs(terms)))
+    value = float(np.add.reduce(terms))
+    return InnerProduct(value, mass, (n + 2) * 2.0**-53 * mass + n * 2.0**-1073)
+
+
+def native_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return ``a @ b`` and ``|a| @ |b|`` of ``[B, M, K]`` and ``[B, K, N]``, float64; None without the twin."""
+    library = native_library("dot")
+    if library is None or not (native.is_plain(a) and native.is_plain(b)):
+        return None
+    return native.product_and_mass(library, a, b)
+
+
+def native_judged_product(a: Tensor, b: Tensor, c: Tensor, added: Tensor | None, by: Judging) -> JudgedElements | None:
+    """Judge the elements of a product, as :func:`numguard_kernels.native.judged_product`; None without the twin."""
+    library = _library_for(a, b, c, added)
+    return None if library is None else native.judged_product(library, a, b, c, added, by)
+
+
+def native_judged_checksums(
+    a: Tensor, b: Tensor, c: Tensor, added: Tensor | None, weights: Tensor, by: Judging
+) -> JudgedElements | None:
+    """Judge the checksums of a product, as :func:`numguard_kernels.native.judged_checksums`; None without the twin."""
+    library = _library_for(a, b, c, added)
+    return None if library is None else native.judged_checksums(library, a, b, c, added, weights, by)
+
+
+def _library_for(*operands: Tensor | None) -> ctypes.CDLL | None:
+    library = native_library("dot")
+    if library is None or not all(operand is None or native.is_plain(operand) for operand in operands):
+        return None
+    return library

@@ -1,0 +1,139 @@
+"""Which implementation does a piece of work: Triton on an accelerator, the native twin or torch on the CPU.
+
+``NUMGUARD_BACKEND`` forces it, for all work (``native``) or by capability (``statistics=torch,dot=native``).
+
+The twin is compiled once per machine, in a thread, when a guard starts; until it is ready, and for good where there is
+no compiler, NumPy and torch do the work. That it has become ready is taken note of where :func:`engage` is called, at
+the beginning of armed steps, so that one step is checked along one route from end to end.
+"""
+
+import ctypes
+import logging
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Final, Literal, cast, get_args
+
+import torch
+from numguard_kernels.native import TWIN
+
+from numguard.errors import UsageError
+
+log = logging.getLogger("numguard")
+
+Backend = Literal["triton", "native", "torch"]
+Capability = Literal["statistics", "dot", "checksum", "update_health", "verdict"]
+BACKENDS: Final = get_args(Backend)
+CAPABILITIES: Final = get_args(Capability)
+VARIABLE: Final = "NUMGUARD_BACKEND"
+
+
+@lru_cache(maxsize=8)
+def parsed(text: str) -> Mapping[Capability, Backend]:
+    """Return what a value of the variable forces, by capability.
+
+    Raises
+    ------
+    UsageError
+        For a backend or capability that does not exist.
+    """
+    forced: dict[Capability, Backend] = {}
+    text = text.strip()
+    if text in ("", "auto"):
+        return MappingProxyType(forced)
+    for part in text.split(","):
+        name, equals, backend = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            name, backend = "", name
+        if backend not in BACKENDS or (equals and name not in CAPABILITIES):
+            raise UsageError(
+                f"{VARIABLE}={text!r}: {part.strip()!r} names no backend; write one of {', '.join(BACKENDS)}, "
+                f"alone or after one of {', '.join(CAPABILITIES)} and '=', several with commas, or auto"
+            )
+        for capability in (name,) if equals else CAPABILITIES:
+            forced[cast(Capability, capability)] = cast(Backend, backend)
+    return MappingProxyType(forced)
+
+
+def forced(capability: Capability) -> Backend | None:
+    """Return what the environment asks for, or None where the choice is free."""
+    return parsed(os.environ.get(VARIABLE, "")).get(capability)
+
+
+class _Engaged:
+    """What the process has taken note of."""
+
+    library: ctypes.CDLL | None = None
+    said: bool = False
+
+
+def prepare() -> None:
+    """Load the twin or start compiling it in the background: called when a guard starts.
+
+    Raises
+    ------
+    UsageError
+        If the variable is wrong, or demands the twin where there is none; only then is the compiler waited for.
+    """
+    asked = set(parsed(os.environ.get(VARIABLE, "")).values())
+    if "native" in asked:
+        if TWIN.wait() == "missing":
+            raise UsageError(f"{VARIABLE} asks for the native backend, which is missing: {TWIN.reason}")
+    elif asked != {"torch"} or len(parsed(os.environ.get(VARIABLE, ""))) < len(CAPABILITIES):
+        TWIN.begin()
+    engage()
+
+
+def engage() -> None:
+    """Take note of a twin that has become ready, or say once that there is none. Costs two attributes."""
+    _Engaged.library = TWIN.library()
+    if TWIN.state == "missing" and not _Engaged.said:
+        _Engaged.said = True
+        log.warning(
+            "numguard's native kernels are missing, checks run on NumPy and torch and fewer fit into the budget: %s",
+            TWIN.reason,
+        )
+
+
+def native_library(capability: Capability) -> ctypes.CDLL | None:
+    """Return the twin where it does this work, or None.
+
+    Outside a guard a twin that was compiled before is loaded at first use; nothing is compiled.
+
+    Raises
+    ------
+    UsageError
+        As :func:`prepare`.
+    """
+    wanted = forced(capability)
+    if wanted is not None and wanted != "native":
+        return None
+    if _Engaged.library is None:
+        if wanted == "native":
+            prepare()
+        elif TWIN.state == "untried":
+            _Engaged.library = TWIN.load_kept()
+    return _Engaged.library
+
+
+def backend_for(capability: Capability, device: torch.device) -> Backend:
+    """Return what does a piece of work on tensors of a device.
+
+    Raises
+    ------
+    UsageError
+        If the variable forces what cannot be on this device.
+    """
+    wanted = forced(capability)
+    if wanted == "native" and device.type != "cpu":
+        raise UsageError(f"{VARIABLE} asks for the native {capability}, which reads host memory, on {device}")
+    if wanted == "native":
+        native_library(capability)
+    if wanted is not None:
+        return wanted
+    if device.type == "cpu":
+        return "torch" if native_library(capability) is None else "native"
+    from numguard_kernels import unavailable_because  # loads no Triton
+
+    return "torch" if unavailable_because(device) else "triton"
