@@ -1,0 +1,36 @@
+"""Scaling laws that can be trusted: what the next, larger run should reach, and how sure that is."""
+
+from .allocation import Allocation as Allocation
+from .allocation import allocate as allocate
+from .annealing import AnnealingLaw as AnnealingLaw
+from .capability import CapabilityLaw as CapabilityLaw
+from .capability_buckets import Bucket as Bucket
+from .capability_buckets import Capability as Capability
+from .capability_buckets import capability as capability
+from .capability_buckets import solved_by_all as solved_by_all
+from .chinchilla import ChinchillaLaw as ChinchillaLaw
+from .comparison import Comparison as Comparison
+from .comparison import compare as compare
+from .constants import Assessment as Assessment
+from .constants import assess as assess
+from .data_constrained import DataConstrainedLaw as DataConstrainedLaw
+from .fit_result import Fit as Fit
+from .fit_result import Interval as Interval
+from .fit_result import Prediction as Prediction
+from .fitting import fit as fit
+from .holdout import Holdout as Holdout
+from .influence import Influence as Influence
+from .law import Design as Design
+from .law import Law as Law
+from .loss_units import convert_loss as convert_loss
+from .multi_power import MultiPowerLaw as MultiPowerLaw
+from .power_law import PowerLaw as PowerLaw
+from .registry import register as register
+from .registry import registered as registered
+from .registry import verify as verify
+from .registry_entries import Band as Band
+from .registry_entries import Registered as Registered
+from .registry_entries import Verification as Verification
+from .shape_verdicts import Shapes as Shapes
+from .shape_verdicts import ShapeVerdict as ShapeVerdict
+from .shape_verdicts import shape as shape
