@@ -27,7 +27,7 @@ _kinds: dict[CodeType, int] = {}
 _USER, _LIBRARY, _CALL, _STEP = range(4)
 
 # The binding exists in every release since 2.0 and is the only cheap way to ask; None outside backward.
-_current_node: Callable[[], Any] = torch._C._current_autograd_node
+current_node: Callable[[], Any] = torch._C._current_autograd_node
 _sequence_number: Callable[[], int] = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]
 
 
@@ -97,7 +97,7 @@ class Attribution:
 
     def origin(self) -> Origin:
         """Return the origin of the operator call that is being dispatched on this thread."""
-        node = _current_node()
+        node = current_node()
         module, location, step = self._walk()
         if node is not None:
             if module:  # a checkpoint recomputes the forward inside backward

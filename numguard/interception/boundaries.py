@@ -61,8 +61,8 @@ class _Mark:
     is_number: bool
 
 
-def blocks_of(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
-    """Return the top-level blocks of a model: its children, with lists of layers opened, wrappers looked through."""
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """Return the model inside the wrappers of parallel training and of the compiler."""
     root = model
     for _ in range(4):
         wrapped = [getattr(root, name, None) for name in _WRAPPERS]
@@ -70,6 +70,12 @@ def blocks_of(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
         if inner is None:
             break
         root = inner
+    return root
+
+
+def blocks_of(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    """Return the top-level blocks of a model: its children, with lists of layers opened, wrappers looked through."""
+    root = unwrapped(model)
     names = {id(module): name for name, module in root.named_modules()}
     blocks: list[tuple[str, torch.nn.Module]] = []
 
@@ -86,7 +92,8 @@ def blocks_of(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
     return blocks
 
 
-def _copies_as_usual(module: torch.nn.Module) -> bool:
+def copies_as_usual(module: torch.nn.Module) -> bool:
+    """Return whether a copy or pickle of a module leaves out what was set on it under ``_compiled_call_impl``."""
     kind = type(module)
     return all(getattr(kind, name, None) is getattr(torch.nn.Module, name, None) for name in _COPYING)
 
@@ -163,6 +170,10 @@ class Boundaries:
         """Name of the first block that is watched; empty where none is."""
         return self.names[self.watched[0]] if self.watched else ""
 
+    def owns(self, call: object) -> bool:
+        """Return whether a module's ``_compiled_call_impl`` is a mark's."""
+        return any(call is own for own in self._calls.values())
+
     def thin_out(self, number: int, num_gradients: int = MAX_BLOCKS) -> None:
         """Watch at most ``number`` blocks, evenly spaced, the last one among them, and the gradients of some of these.
 
@@ -191,7 +202,7 @@ class Boundaries:
         self._earlier = []
 
     def _watch(self, place: int, module: torch.nn.Module) -> None:
-        if module._compiled_call_impl is not None or not _copies_as_usual(module):
+        if module._compiled_call_impl is not None or not copies_as_usual(module):
             return  # compiled by itself: its graph stays as it is
         call: Callable[..., Any] = module._call_impl
 

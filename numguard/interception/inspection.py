@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from numguard.backends.selection import engage
 from numguard.checks.check import Check, Probe
 from numguard.interception.attribution import Attribution, Origin
 from numguard.interception.budget import OwnClock
@@ -88,6 +89,7 @@ class Inspector:
 
     def begin_step(self, step: int, *, exhaustive: bool) -> None:
         """Prepare for an armed step; an exhaustive one also searches for the origin of a non-finite value."""
+        engage()  # here and nowhere else in a step: a compiler that finishes does not change routes half-way
         self.step, self.exhaustive, self.searching = step, exhaustive, exhaustive
         self.num_looked_at, self.check_seconds = 0, 0.0
         self.in_update = False

@@ -2,13 +2,25 @@
 
 from collections.abc import Callable, Mapping
 from time import process_time
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
 COLD = 2.0  # how much slower Python runs between the operators of a model than in a loop of its own, measured
 Observe = Callable[[torch._ops.OpOverload, tuple[Any, ...], Mapping[str, Any]], Any]
+
+
+class Tape(Protocol):
+    """Records the operators of a region; neither method raises."""
+
+    is_running: bool
+
+    def before(self, func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Note what an operator is about to read."""
+
+    def after(self, func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+        """Note what it has returned."""
 
 
 class ArmedMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -24,6 +36,11 @@ class ArmedMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         Runs the operator and returns its result; user exceptions pass through it unchanged.
     everything
         Hand every operator to ``observe``, as the search for the origin of a NaN needs.
+
+    Attributes
+    ----------
+    tape
+        Hears of every operator while it runs; None while no region is recorded.
     """
 
     supports_higher_order_operators = False
@@ -43,6 +60,7 @@ class ArmedMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.active = True
         self.num_ops = 0
         self.num_observed = 0
+        self.tape: Tape | None = None
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -51,6 +69,17 @@ class ArmedMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if kwargs is None:
             kwargs = {}
         self.num_ops += 1
+        tape = self.tape
+        if tape is None or not self.active or not tape.is_running:
+            return self._dispatch(func, types, args, kwargs)
+        if types and _stands_for_other_tensors(types):
+            return NotImplemented
+        tape.before(func, args, kwargs)
+        output = self._dispatch(func, types, args, kwargs)
+        tape.after(func, args, kwargs, output)
+        return output
+
+    def _dispatch(self, func: Any, types: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if not self.active or not (self.everything or func in self._checked):
             return func(*args, **kwargs)
         if types and _stands_for_other_tensors(types):

@@ -29,6 +29,8 @@ class Observation:
         Position of the call among the observed calls of the run: what comes first is the cause.
     advice
         From the check.
+    call
+        The call with its inputs, where both are still what they were; held no longer than it takes to report it.
     """
 
     kind: str
@@ -43,6 +45,7 @@ class Observation:
     verdict: Verdict
     advice: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    call: OpCall | None = None
 
 
 def _describe(tensor: Tensor) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from numguard.checks.check import Probe
 from numguard.finding import Confirmation, Model
 from numguard.interception.dossier import Judged
 from numguard.interception.observation import Observation, describe_call, environment_facts
-from numguard.shadow.call import OpCall, mutated_arguments, tensors_in
+from numguard.shadow.call import OpCall, is_repeatable, mutated_arguments, tensors_in
 from numguard.shadow.routes import routes_for
 from numguard.shadow.verdict import Verdict, evaluate, read
 
@@ -78,7 +78,7 @@ class Jury:
                 evidence["executions"] = outcome
                 kind = "corruption" if outcome == "transient" else kind
                 confirmed = "re-executed" if outcome in ("transient", "reproduces") else confirmed
-        self._send(kind, judged, index, verdict, confirmed=confirmed, evidence=evidence)
+        self._send(kind, judged, index, verdict, confirmed=confirmed, evidence=evidence, call=call)
 
     def _milder(self, kind: str, judged: Judged, index: int, verdict: Verdict, call: OpCall | None) -> None:
         site = judged.inspection.site
@@ -86,12 +86,12 @@ class Jury:
         self._heard[name] += 1
         # These come with every call of a class: only the first carries what is dear to collect.
         evidence = self._evidence(judged, call) if self._heard[name] == 1 else {}
-        self._send(kind, judged, index, verdict, confirmed="no", evidence=evidence)
+        self._send(kind, judged, index, verdict, confirmed="no", evidence=evidence, call=call)
 
     def _execute_again(self, judged: Judged, index: int, call: OpCall) -> str | None:
         """Run the operator twice more and say whether the result comes back; None where it cannot be run again."""
         site = id(judged.inspection.site)
-        if mutated_arguments(call.overload) or self._executed[site] >= _MAX_EXECUTIONS:
+        if not is_repeatable(call.overload) or self._executed[site] >= _MAX_EXECUTIONS:
             return None
         self._executed[site] += 1
         inspection = judged.inspection
@@ -120,6 +120,7 @@ class Jury:
         *,
         confirmed: Confirmation,
         evidence: dict[str, Any],
+        call: OpCall | None = None,
     ) -> None:
         grave = kind in ("wrong_result", "corruption")
         self._report(
@@ -136,6 +137,7 @@ class Jury:
                 verdict=verdict,
                 advice=judged.check.advice,
                 evidence=evidence,
+                call=call if call is not None and not mutated_arguments(call.overload) else None,
             )
         )
 

@@ -16,6 +16,7 @@ from numguard.ranks.schedule import EPOCH, FIRST_AGREEMENT, SPARE
 _TENSORS_WITHOUT_MODEL: Final = 60  # parameters of a model that nobody has shown
 LOOK_SECONDS: Final = 8e-6  # to tell where a call came from and that it is not its turn, with cold caches
 UPDATE_EVERY: Final = 4  # armed steps of which one looks at the optimizer, where a step is armed in parts
+REGIONS: Final = 0.3  # of the quota of an armed step goes into regions, where the model is looked at
 _RECENT: Final = 50
 _LEAD: Final = 2  # steps between a rank's wish and the agreement
 
@@ -47,6 +48,11 @@ class Arming:
     parts_steps
         Whether :meth:`before_update` and :meth:`after_update` will be called around the one update of each step, so
         that a step can be armed in parts.
+    on_enter
+        Called with the mode, the step, a part of the quota, and whether everything is looked at, when the mode has been
+        entered for more than the optimizer's step.
+    on_leave
+        Called before the mode is left, and where no mode was entered.
     """
 
     def __init__(
@@ -64,8 +70,10 @@ class Arming:
         agreement: Callable[[], Agreement],
         on_agreement: Callable[[], None],
         parts_steps: bool,
+        on_enter: Callable[[ArmedMode, int, float, bool], None] = lambda mode, step, seconds, exhaustive: None,
+        on_leave: Callable[[], None] = lambda: None,
     ) -> None:
-        self._parts_steps = parts_steps
+        self._parts_steps, self._on_enter, self._on_leave = parts_steps, on_enter, on_leave
         self.schedule, self.budget, self.clock = schedule, budget, clock
         self.sites = sites
         self._make_mode, self._inspector, self._sampler = make_mode, inspector, sampler
@@ -182,7 +190,8 @@ class Arming:
     def _arm(self, step: int, quota: float, *, exhaustive: bool) -> None:
         with self.clock:
             self._part = "whole" if exhaustive else self._part
-            self._sampler.plan(self.sites, quota, exhaustive=exhaustive, part=self._part)
+            share = 1.0 if self._part == "update" else 1.0 - REGIONS
+            self._sampler.plan(self.sites, share * quota, exhaustive=exhaustive, part=self._part)
             self._inspector.begin_step(step, exhaustive=exhaustive)
             mode = self._make_mode()
             mode.everything = exhaustive
@@ -191,6 +200,7 @@ class Arming:
                 self._waiting = mode
             else:
                 self._enter(mode)
+                self._on_enter(mode, step, REGIONS * quota, exhaustive)
 
     @property
     def is_armed(self) -> bool:
@@ -224,6 +234,7 @@ class Arming:
 
     def leave(self) -> bool:
         """Leave the mode if it is entered; return whether this step was armed."""
+        self._on_leave()
         early, self._left_early = self._left_early, False
         self._waiting = None
         mode, self.mode = self.mode, None
@@ -251,6 +262,8 @@ class Arming:
 
     def abandon(self) -> None:
         """In a forked child: pass everything on, and leave the mode where that is possible."""
+        if self.mode is not None:
+            self.mode.tape = None
         mode, self.mode = self.mode, None
         for entered in [*self._stranded, *([mode] if mode else [])]:
             entered.active = False

@@ -14,7 +14,16 @@ from numguard.session.wording import advice_for, message_for
 
 # What a wrong number can lead to. A later finding of one of these kinds carries the earlier error as its cause.
 _SYMPTOMS: Final = frozenset(
-    {"nonfinite", "loss_spike", "loss_shift", "loss_drift", "loss_noise", "off_trend", "replica_divergence"}
+    {
+        "nonfinite",
+        "unstable_region",
+        "loss_spike",
+        "loss_shift",
+        "loss_drift",
+        "loss_noise",
+        "off_trend",
+        "replica_divergence",
+    }
 )
 _MAX_SITES: Final = 24  # listed in the evidence of a finding that many sites share
 
@@ -135,6 +144,14 @@ class Casebook:
         )
         self._cases[(kind, *key)] = _Case(finding, 1 << 60)
         return finding, True
+
+    def keep(self, finding: Finding, capsule: str) -> Finding:
+        """Note where the inputs of a finding's call are kept, and return the finding with that."""
+        for case in self._cases.values():
+            if case.finding.id == finding.id:
+                case.finding = replace(case.finding, capsule=capsule)
+                return case.finding
+        return finding
 
     def _is_accepted(self, name: str) -> bool:
         if name in self._accepted:

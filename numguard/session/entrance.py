@@ -9,8 +9,8 @@ import torch
 from numguard.errors import UsageError
 from numguard.finding import Finding
 from numguard.session.guard import Guard
+from numguard.session.ingredients import checked_optimizers
 from numguard.session.options import make_options
-from numguard.session.run import checked_optimizers
 
 
 def guard(
@@ -56,10 +56,17 @@ def guard(
     accept
         TOML file of accepted fingerprints: counted, not reported.
     capture
-        ``"summary"`` records statistics and shapes, no tensor values.
+        ``"summary"`` records statistics and shapes, no tensor values. ``"capsule"`` also keeps the inputs of the first
+        call of each finding, for ``numguard replay``: private data, readable by their owner only.
     seed
         Picks the armed steps and the calls that are checked. The same on every rank.
-    regions, trend, reference
+    regions
+        Modules to shadow whole, their children included: regular expressions that match whole names, or a mapping from
+        such to a reference form: one of the names in :data:`numguard.regions.REFERENCE_FORMS`, or a function of
+        ``(state, *arguments)`` that computes in float64 what the module should return; ``state`` holds its
+        parameters, buffers and plain numbers. What every module computes itself, and what the script computes from the
+        model's result, is looked at without being asked for.
+    trend, reference
         Reserved; this release accepts None only.
 
     Returns

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from time import perf_counter
@@ -268,6 +268,18 @@ class Guard:
             run.resume(self._step)
             self._paused_seconds += perf_counter() - began
 
+    def expect_write(self, params: Iterable[Tensor] | None = None) -> None:
+        """Say that you write to parameters yourself before the optimizer's next step: that is then no finding.
+
+        Parameters
+        ----------
+        params
+            Parameters, moments or buffers that are written, for an average that is swapped in, clamping, loading;
+            None for any.
+        """
+        if self._run is not None and self._running:
+            self._run.provenance.expect_write(params)
+
     def present(self) -> tuple[Run, int] | None:
         """Return the run and the number of the step for a check on demand, or None where the guard looks away."""
         run = self._run
@@ -321,6 +333,11 @@ class Guard:
         accelerator.
         """
         return self._run.updates.shares() if self._run is not None else {}
+
+    @property
+    def hashed_share(self) -> float:
+        """Share of all parameters, moments and buffers whose bits were summed per optimizer step so far."""
+        return self._run.provenance.share_per_step if self._run is not None else 0.0
 
     def report(self) -> str:
         """Return the report as plain text: what an engineer on call needs first."""

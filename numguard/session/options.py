@@ -11,6 +11,8 @@ from typing import Any, Literal
 from numguard.checks import select
 from numguard.errors import UsageError
 from numguard.finding import Finding
+from numguard.interception.region_sites import DeclaredRegion
+from numguard.regions import REFERENCE_FORMS
 
 OnFinding = Literal["log", "raise"] | Callable[[Finding], object]
 
@@ -34,6 +36,10 @@ class GuardOptions:
         Names or patterns of checks; None for all.
     modules, skip
         Compiled patterns; None for all and none.
+    capture
+        ``"summary"``, or ``"capsule"`` to keep the inputs of the first call of each finding.
+    regions
+        Modules that are shadowed whole.
     """
 
     run_dir: Path | None = None
@@ -44,6 +50,8 @@ class GuardOptions:
     on_finding: OnFinding = "log"
     accept: Path | None = None
     seed: int = 0
+    capture: str = "summary"
+    regions: tuple[DeclaredRegion, ...] = ()
 
     @property
     def exhaustive(self) -> bool:
@@ -103,6 +111,33 @@ def _budget(value: Any) -> float | None:
     return float(value)
 
 
+def _regions(value: Any) -> tuple[DeclaredRegion, ...]:
+    if value is None:
+        return ()
+    forms = value if isinstance(value, Mapping) else dict.fromkeys(_texts("regions", value))
+    if not forms:
+        raise UsageError("regions= is empty: no module is shadowed whole; leave it out, or name some")
+    patterns = _patterns("regions", tuple(forms)) or ()
+    return tuple(
+        DeclaredRegion(pattern=pattern, form=_form(pattern.pattern, form))
+        for pattern, form in zip(patterns, forms.values(), strict=True)
+    )
+
+
+def _form(pattern: str, form: Any) -> Callable[..., Any] | None:
+    if form is None:
+        return None
+    if isinstance(form, str) and form in REFERENCE_FORMS:
+        return REFERENCE_FORMS[form]
+    if callable(form):
+        chosen: Callable[..., Any] = form
+        return chosen
+    raise UsageError(
+        f"regions={{{pattern!r}: {form!r}}} names no reference form; give one of {', '.join(sorted(REFERENCE_FORMS))}, "
+        "or a function of (state, *arguments) that computes in float64"
+    )
+
+
 def make_options(arguments: Mapping[str, Any]) -> GuardOptions:
     """Return validated options.
 
@@ -117,12 +152,14 @@ def make_options(arguments: Mapping[str, Any]) -> GuardOptions:
     for name, meaning in (
         ("trend", "registered predictions"),
         ("reference", "earlier runs as reference"),
-        ("regions", "regions"),
     ):
         if arguments[name] is not None:
             raise UsageError(f"{name}= was given, but this release does not have {meaning} yet; leave it out")
-    if arguments["capture"] != "summary":
-        raise UsageError(f'capture={arguments["capture"]!r} is not available in this release; give capture="summary"')
+    capture = arguments["capture"]
+    if capture not in ("summary", "capsule"):
+        raise UsageError(f'capture={capture!r} is not known; give "summary", or "capsule" to keep the inputs')
+    if capture == "capsule" and arguments["run_dir"] is None:
+        raise UsageError('capture="capsule" needs a place for the capsules; give run_dir=, or capture="summary"')
     seed = arguments["seed"]
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise UsageError(f"seed={seed!r} is not an integer; the same integer must be given on every rank")
@@ -135,4 +172,6 @@ def make_options(arguments: Mapping[str, Any]) -> GuardOptions:
         on_finding=on_finding,
         accept=_path("accept", arguments["accept"]),
         seed=seed,
+        capture=capture,
+        regions=_regions(arguments["regions"]),
     )

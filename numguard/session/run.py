@@ -10,8 +10,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from numguard.backends.selection import prepare
 from numguard.checks import REGISTRY, select
-from numguard.errors import UsageError
 from numguard.finding import Finding
 from numguard.interception.attribution import Attribution, Origin
 from numguard.interception.boundaries import Boundaries, affordable_marks
@@ -27,13 +27,17 @@ from numguard.ranks import Schedule, agreement_for, this_rank
 from numguard.records import EventLog, Log, MemoryLog, next_attempt, read_accepted
 from numguard.report import plain_report, summarise
 from numguard.session.arming import Arming
+from numguard.session.capture import kept_inputs
 from numguard.session.casebook import Casebook
 from numguard.session.check_table import table_of
 from numguard.session.coverage import Coverage, is_first_covered, site_coverage
 from numguard.session.health import Health
+from numguard.session.ingredients import membership, module_names, num_parameters
 from numguard.session.journal import Journal
 from numguard.session.options import GuardOptions
 from numguard.session.overhead import Overhead
+from numguard.session.provenance import Provenance
+from numguard.session.regions import Regions
 from numguard.session.resting import MOST_RESTING, SECONDS, Resting
 from numguard.session.self_test import is_planted, planted_overload
 from numguard.session.step_count import StepCount
@@ -68,6 +72,7 @@ class Run:
         send: Callable[[Tensor], Parcel] | None,
     ) -> None:
         self.options = options
+        prepare()
         self.rank = this_rank()
         self.checks = select(options.checks, ())
         accepted = read_accepted(options.accept) if options.accept is not None else {}
@@ -81,14 +86,15 @@ class Run:
         self._next_test = _SELF_TEST_EVERY
         self._num_steps = 0
         self._first_coverage_step: int | None = None
+        self._last_error_step: int | None = None
         self.log: Log = self._open_log()
         self.journal = Journal(self.log, writes_steps=self.rank.rank == 0)
         self.mailbox, immediate = self._mailbox(model, send)
-        self.origins = OriginSearch(self.mailbox, _membership(model, optimizers))
+        self.origins = OriginSearch(self.mailbox, membership(model, optimizers))
         self.health = Health(self)
         self.inspector = Inspector(
             table=table_of(self.checks) | {planted_overload(): (REGISTRY["sum"],)},
-            attribution=Attribution(_names(model)),
+            attribution=Attribution(names := module_names(model)),
             sites=self.sites,
             sampler=(sampler := Sampler((options.seed * 1_000_003 + self.rank.rank) % 2**64)),
             mailbox=self.mailbox,
@@ -110,13 +116,16 @@ class Run:
             sampler=sampler,
             sites=self.sites,
             pass_seconds=cost_of_passing(),
-            num_parameters=_num_parameters(model, optimizers),
+            num_parameters=num_parameters(model, optimizers),
             agreement=lambda: agreement_for(this_rank().rank, this_rank().world_size, str(options.seed)),
             on_agreement=self._thin_out,
             parts_steps=len(optimizers) == 1 and hasattr(optimizers[0], "register_step_pre_hook"),
+            on_enter=lambda *given: self.regions.begin(*given),
+            on_leave=lambda: self.regions.end(),
         )
         self.arming.expects_checked = options.checks is None and options.modules is None
         self.boundaries = self._watch_blocks(model, immediate)
+        self.regions = self._make_regions(model, names, immediate)
         self.vitals = Vitals(
             mailbox=self.mailbox,
             immediate=immediate,
@@ -127,10 +136,39 @@ class Run:
         )
         self.triggers = Triggers(options.run_dir)
         self.step_count = StepCount(optimizers, self.arming.before_update, self.arming.after_update)
+        self.provenance = self._make_provenance(model, optimizers)
         self.updates = Updates(model, optimizers, 0)
         self._resting = Resting()
 
     # -- construction ------------------------------------------------------------------------------------------
+
+    def _make_regions(self, model: torch.nn.Module | None, names: dict[int, str], immediate: bool) -> Regions:
+        return Regions(
+            model=model,
+            names=names,
+            declared=self.options.regions,
+            may_wrap=self._may_wrap,
+            is_sound=lambda step: self._last_error_step != step,
+            admits=self._admits_module,
+            clock=self.clock,
+            enter=self.enter,
+            fault=self.health.fault,
+            seed=self.options.seed * 1_000_003 + self.rank.rank,
+            on_host=immediate,
+        )
+
+    def _make_provenance(
+        self, model: torch.nn.Module | None, optimizers: Sequence[torch.optim.Optimizer]
+    ) -> Provenance:
+        return Provenance(
+            model,
+            optimizers,
+            budget=self.options.budget,
+            step_seconds=lambda: self.arming.typical_seconds,
+            charge=self._charge_hook,
+            enter=self.enter,
+            fault=self.health.fault,
+        )
 
     def _open_log(self) -> Log:
         if self.options.run_dir is None:
@@ -153,6 +191,12 @@ class Run:
         if modules is not None and not any(pattern.search(origin.module) for pattern in modules):
             return False
         return not any(pattern.fullmatch(check) or pattern.fullmatch(origin.module) for pattern in skip)
+
+    def _admits_module(self, module: str) -> bool:
+        return self.options.checks is None and self._admits(Origin(phase="forward", module=module, location=None), "")
+
+    def _may_wrap(self, call: object) -> bool:
+        return self.provenance.owns(call) or (self.boundaries is not None and self.boundaries.owns(call))
 
     def _charge_hook(self, seconds: float) -> None:
         self._hook_seconds += seconds
@@ -178,6 +222,9 @@ class Run:
         """Write the start, and send the planted fault through."""
         self.triggers.start()
         self.step_count.start()
+        if self.options.checks is None:
+            self.provenance.start()
+        self.provenance.step = step
         self.journal.write(
             "start",
             step=step,
@@ -209,7 +256,7 @@ class Run:
         """Put a step aside in which nothing is due; False where it is not such a step after all."""
         if not self._resting.take(step, loss, self._hook_seconds):
             return False
-        self._hook_seconds = 0.0
+        self._hook_seconds, self.provenance.step = 0.0, step + 1
         self.step_count.stepped()
         if self.boundaries is not None:
             self.boundaries.end_step()
@@ -238,6 +285,7 @@ class Run:
         value = self.vitals.end_step(step, loss, searched=armed and self.inspector.searching)
         own = self.clock.seconds + self._hook_seconds
         self.clock.seconds = self._hook_seconds = 0.0
+        self.provenance.step = step + 1
         self.arming.end_step(max(elapsed, 1e-9), own, armed=armed)
         self._num_steps += 1
         extra = {name: given for name, given in extra.items() if given is not None}
@@ -297,6 +345,7 @@ class Run:
             self.boundaries.remove()
         self.triggers.stop()
         self.step_count.stop()
+        self.provenance.stop()
         self._write_updates(step)
         self._write_findings(at_end=True)
         self.journal.flush_steps()
@@ -317,7 +366,12 @@ class Run:
         if is_planted(observation):
             self.health.planted_came_out(observation)
             return
-        self._enter(self.casebook.observe(observation))
+        entered = self.casebook.observe(observation)
+        run_dir = self.options.run_dir if self.options.capture == "capsule" else None
+        if entered is not None and entered[1] and run_dir is not None:
+            capsule = kept_inputs(run_dir, entered[0], observation)
+            entered = entered if capsule is None else (self.casebook.keep(entered[0], capsule), True)
+        self._enter(entered)
 
     def enter(self, kind: str, key: tuple[object, ...], **fields: Any) -> None:
         """Enter a finding that no check of a call made."""
@@ -375,8 +429,11 @@ class Run:
         """Return what was checked so far."""
         sites = [site for site in self.sites if not site.op.startswith("numguard_selftest")]
         return Coverage(
-            sites=tuple(site_coverage(site, self._num_steps) for site in sites),
-            uncovered=dict(self.inspector.uncovered) | self._unarmed(),
+            sites=(
+                *(site_coverage(site, self._num_steps) for site in sites),
+                *self.regions.coverage(self._num_steps),
+            ),
+            uncovered=dict(self.inspector.uncovered) | self._unarmed() | dict(self.regions.uncovered()),
             first_coverage_step=self._first_coverage_step,
             num_steps=self._num_steps,
             num_armed_steps=self.arming.num_armed,
@@ -417,52 +474,8 @@ class Run:
         return plain_report(summarise(self.log.records()))
 
 
-def _names(model: torch.nn.Module | None) -> dict[int, str]:
-    if model is None:
-        return {}
-    wrapper = "module." if isinstance(getattr(model, "module", None), torch.nn.Module) else ""  # DDP and the like
-    names = {}
-    for name, module in model.named_modules():
-        parts = name.removeprefix(wrapper).split(".")
-        plain = ".".join(part for part in parts if part not in ("_orig_mod", "_checkpoint_wrapped_module"))
-        names[id(module)] = plain or type(module).__name__
-    return names
-
-
-def _num_parameters(model: torch.nn.Module | None, optimizers: Sequence[torch.optim.Optimizer]) -> int | None:
-    if optimizers:
-        return sum(len(group["params"]) for optimizer in optimizers for group in optimizer.param_groups)
-    return sum(1 for _ in model.parameters()) if model is not None else None
-
-
-def _membership(model: torch.nn.Module | None, optimizers: Sequence[torch.optim.Optimizer]) -> Callable[[Tensor], bool]:
-    """Return what tells a parameter of the run; every tensor may be one where none are known."""
-    if model is None and not optimizers:
-        return lambda tensor: True
-    known = {id(parameter) for parameter in (model.parameters() if model is not None else ())}
-    known |= {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-    return lambda tensor: id(tensor) in known
-
-
 def _version() -> str:
     try:
         return version("numguard-torch")
     except PackageNotFoundError:
         return "unknown"
-
-
-def checked_optimizers(optimizer: Any) -> tuple[torch.optim.Optimizer, ...]:
-    """Return the optimizers that a user gave as one, as several, or as None.
-
-    Raises
-    ------
-    UsageError
-        If something among them has no ``step`` and ``param_groups``.
-    """
-    if optimizer is None:
-        return ()
-    given = tuple(optimizer) if isinstance(optimizer, list | tuple) else (optimizer,)
-    for one in given:
-        if not hasattr(one, "param_groups") or not callable(getattr(one, "step", None)):
-            raise UsageError(f"optimizer= got a {type(one).__name__}; give a torch optimizer, or a list of them")
-    return given
