@@ -36,8 +36,10 @@ __all__ = [
     "rms_norm",
     "scaled_dot_product_attention",
     "softmax",
+    "std",
     "strict",
     "sum",
+    "var",
     "vector_norm",
 ]
 
@@ -194,6 +196,21 @@ log_softmax = _instrumented(
     "Any shape and layout.",
     "the rounding of the shift, of the sum of exponentials, of its logarithm and of the last subtraction "
     "(Blanchard, Higham, Higham, IMA J. Numer. Anal. 41, 2021, section 4).",
+)
+var = _instrumented(
+    torch.var,
+    "torch.var",
+    "Return the variance of all elements, or over some dimensions.",
+    "Any shape and layout.",
+    "h u (2 V + 2 sqrt(V (V + mean^2))) + (h u)^2 (V + mean^2) with the mean's error squared on top, for h = 4 n "
+    "roundings per term, scaled as the divisor is (Chan, Golub, LeVeque, The American Statistician 37, 1983).",
+)
+std = _instrumented(
+    torch.std,
+    "torch.std",
+    "Return the standard deviation of all elements, or over some dimensions.",
+    "Any shape and layout.",
+    "d / (sqrt(V) + sqrt(V - d)) for a variance V with the bound d of :func:`var`, and sqrt(d) where d exceeds V.",
 )
 vector_norm = _instrumented(
     torch.linalg.vector_norm,

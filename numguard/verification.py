@@ -13,7 +13,7 @@ from numguard.conditions import condition_number_of
 from numguard.errors import UsageError
 from numguard.finding import Finding
 from numguard.inquiry import Answer, Inquiry, checked_operators
-from numguard.shadow.call import mutated_arguments, overload_name
+from numguard.shadow.call import is_repeatable, mutated_arguments, overload_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +118,7 @@ def verify(op: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Verdict:
     if not callable(op):
         raise UsageError(f"verify() got {op!r}, which cannot be called; give torch.sum or torch.ops.aten.sum")
     given, named = args, kwargs
-    if not isinstance(op, torch._ops.OpOverload) or mutated_arguments(op):
+    if not isinstance(op, torch._ops.OpOverload) or not is_repeatable(op):
         copies: dict[int, torch.UntypedStorage] = {}
         given, named = _copied(args, copies), _copied(kwargs, copies)
     devices = {t.device.index or 0 for t in _tensors((args, kwargs)) if t.is_cuda}

@@ -72,6 +72,34 @@ CAUSES: Final = (
         text="one rounding more: the Python number is rounded to the tensor's dtype before it is used",
         is_defect=False,
     ),
+    Cause(
+        op="aten::convolution(_backward)?",
+        text="without an instruction that multiplies the format, images and kernel positions are added one at a time "
+        "in the 16-bit output",
+    ),
+    Cause(
+        op="aten::native_group_norm",
+        dtype="float32|float64|bfloat16|float16",
+        text="in the channels_last layout the variance is mean(x^2) - mean(x)^2, which cancels where the mean is large",
+    ),
+    Cause(
+        op="aten::native_group_norm_backward",
+        dtype="float32|float64|bfloat16|float16",
+        text="formed from raw sums, which cancel where the mean of a group exceeds its standard deviation",
+    ),
+    Cause(
+        op="aten::(_?native_batch_norm|_batch_norm|_?native_batch_norm_legit).*",
+        text="mean, reciprocal deviation and scale are kept in 16 bits where the parameters are",
+    ),
+    Cause(
+        op="aten::((max|avg|_?adaptive_(max|avg))_pool[23]d.*_backward)",
+        text="overlapping windows are added up in the 16-bit output, one after the other",
+    ),
+    Cause(
+        op="aten::(mse_loss|smooth_l1_loss|huber_loss|binary_cross_entropy.*|soft_margin_loss)(_backward)?",
+        text="every elementwise step, and each loss before the mean, is rounded to 16 bits",
+        is_defect=False,
+    ),
 )
 
 

@@ -15,6 +15,7 @@ from numguard.numerics.error_bounds import attention_bounds as bounds
 from numguard.numerics.error_bounds.attention_bounds import EXP_SIXTEEN, EXP_WIDE, AttentionModel
 from numguard.numerics.error_bounds.contraction_bounds import ieee_accumulation
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF, smallest_rounding
+from numguard.numerics.formats import accumulator_dtype
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
 from numguard.shadow.arithmetic import Arithmetic
 from numguard.shadow.call import OpCall
@@ -94,10 +95,11 @@ class Window(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Scores of a window, -inf where masked, and their error."""
+    """Scores of a window, -inf where masked, their error, and in which rows one of them may have overflowed."""
 
     value: Tensor
     error: Tensor
+    overflows: Tensor
 
 
 def _heads(call: OpCall) -> Heads:
@@ -154,7 +156,10 @@ def _models(dtype: torch.dtype, device_type: str) -> tuple[AttentionModel, Atten
 def _scores(heads: Heads, window: Window, model: AttentionModel, arithmetic: Arithmetic) -> Scores:
     query, key = window.of_queries(heads.query), window.of_keys(heads.key).transpose(-1, -2)
     value = arithmetic.product(query, key) * heads.scale
-    mass = arithmetic.product(query.abs(), key.abs()) * abs(heads.scale)
+    mass = arithmetic.product(query.abs(), key.abs())
+    # A score is formed before it is scaled and masked: an infinite one spoils its row wherever it stands.
+    overflows = ~(mass < torch.finfo(accumulator_dtype(heads.query.dtype)).max)
+    mass = mass * abs(heads.scale)
     if heads.mask is not None:
         mask = heads.mask[window.batches, window.heads, :, window.queries, window.keys].detach()
         if mask.dtype == torch.bool:
@@ -167,7 +172,7 @@ def _scores(heads: Heads, window: Window, model: AttentionModel, arithmetic: Ari
         keys = torch.arange(heads.num_keys, device=value.device)[window.keys]
         value = torch.where(keys > queries.unsqueeze(-1), -torch.inf, value)
     error = bounds.score_error(torch.where(value == -torch.inf, 0.0, mass), query.shape[-1], model)
-    return Scores(value, error)
+    return Scores(value, error, arithmetic.maximum(overflows.double(), (-1,), True) > 0)
 
 
 def _window(heads: Heads, probe: Probe, *, keys: bool = False) -> Window:
@@ -272,6 +277,7 @@ def _gradients(call: OpCall, heads: Heads, window: Window, model: AttentionModel
     sizes = torch.where(masked, 0.0, scores.value.abs() + lse.abs())
     delta = scores.error + u * sizes + model.exponential + 2.0 * u
     weights, weights_error = bounds.exponential_error(exponent, delta)
+    weights_error = torch.where(scores.overflows, torch.inf, weights_error)
     grad = window.of_queries(heads.grouped(call["grad_out"]))
     output = window.of_queries(heads.grouped(call["out"]))
     value = window.of_keys(heads.value).transpose(-1, -2)
@@ -279,6 +285,7 @@ def _gradients(call: OpCall, heads: Heads, window: Window, model: AttentionModel
     difference = route.product(grad, value) - route.total(inner, (-1,), True)
     mass = route.product(grad.abs(), value.abs()) + route.total(inner.abs(), (-1,), True)
     error = bounds.score_gradient_bound(weights, weights_error, difference, mass, value.shape[-2], model)
+    error = torch.where(scores.overflows, torch.inf, error)
     return Gradients(weights, weights_error, weights * difference, error)
 
 

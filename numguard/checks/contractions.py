@@ -16,6 +16,7 @@ from numguard.checks.contraction_examples import FIRES, SILENT
 from numguard.checks.freivalds import checksum
 from numguard.checks.gemm import Gemm, gemm_of
 from numguard.checks.integer_products import exact_comparison, integer_product
+from numguard.checks.judged_products import judged_elements
 from numguard.checks.matmul_precision import Precision, precision_now, reads_subnormals_as_zero
 from numguard.numerics.error_bounds.contraction_bounds import product_bound, product_shadow_error
 from numguard.shadow.call import OpCall, mutated_arguments
@@ -107,6 +108,10 @@ def _capture(call: OpCall, probe: Probe) -> tuple[Tensor, Tensor | None] | None:
 
 def _elements(gemm: Gemm, result: Tensor, probe: Probe, precision: Precision) -> Comparison:
     arithmetic = probe.arithmetic
+    if arithmetic.fused is not None and gemm.num_terms:
+        judged = judged_elements(gemm, result, arithmetic, precision)
+        if judged is not None:
+            return judged
     added = None if gemm.added is None else gemm.added.detach().to(torch.float64).resolve_neg() * gemm.beta
     if gemm.num_terms == 0:
         value = mass = torch.zeros(result.shape, dtype=torch.float64, device=result.device)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from numguard.checks.check import Probe
 from numguard.checks.gemm import Gemm
+from numguard.checks.judged_products import judged_checksum
 from numguard.checks.matmul_precision import Precision, reads_subnormals_as_zero
 from numguard.numerics.error_bounds.contraction_bounds import Accumulation, checksum_bound, product_bound
 from numguard.numerics.error_bounds.judgement import smallest_rounding
@@ -53,6 +54,11 @@ def checksum(gemm: Gemm, result: Tensor, probe: Probe, precision: Precision) -> 
     may overflow (``|c_ij| <= |A_i| |B_j|`` by Cauchy and Schwarz) are indeterminate.
     """
     arithmetic = probe.arithmetic
+    if arithmetic.fused is not None:
+        weights = signs(gemm.a.shape[-2], probe.offset, gemm.a.device)
+        judged = judged_checksum(gemm, result.detach(), weights, arithmetic, precision)
+        if judged is not None:
+            return judged
     a, b, c = (x.detach().to(torch.float64) for x in (gemm.a, gemm.b, result))
     num_rows = a.shape[-2]
     ones = torch.ones(1, 1, num_rows, dtype=torch.float64, device=a.device)

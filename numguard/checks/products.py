@@ -70,7 +70,7 @@ def row_products(x: Tensor, arithmetic: Arithmetic) -> Tensor:
         return x.new_ones(x.shape[:-1])
     mantissa, exponent = _scaled(x)
     exponent = arithmetic.total(exponent, (x.dim() - 1,), False)
-    if arithmetic.name == "numpy":
+    if arithmetic.is_numpy:
         mantissa, shifts = _numpy_mantissas(mantissa)
     else:
         mantissa, shifts = _halved_mantissas(mantissa, arithmetic)
@@ -128,7 +128,7 @@ def _integers(x: Tensor, result: Tensor, arithmetic: Arithmetic) -> Comparison:
     if x.dtype.is_floating_point or result.dtype == torch.bool:
         raise NotCovered("products of floating-point numbers as integers, or as truth values")
     x = x.to(torch.int64)
-    if arithmetic.name == "numpy":
+    if arithmetic.is_numpy:
         with np.errstate(all="ignore"):
             return exact_comparison("result", result, torch.from_numpy(np.asarray(np.multiply.reduce(x.numpy(), -1))))
     if x.shape[-1] == 0:

@@ -105,6 +105,11 @@ def _judge_mean(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compariso
 def _totals(rows: Rows, probe: Probe, skips_nan: bool) -> tuple[Tensor, Tensor, int]:
     """Return totals, totals of magnitudes, and the additions that a term of either passed through."""
     dtype = rows.result.dtype
+    fused = probe.arithmetic.fused
+    if fused is not None and not skips_nan and dtype != torch.float64:
+        sums = fused.rows(rows.source, rows.num_kept)
+        if sums is not None:
+            return *sums, probe.arithmetic.height(rows.num_terms)
     totals, height = row_totals(rows.source, rows.num_kept, _terms(dtype, skips_nan), probe.arithmetic)
     total, mass = totals[:2]
     for excuse in totals[2:]:

@@ -133,8 +133,8 @@ def reason_against(lists: Mapping[str, Sequence[Tensor]]) -> str | None:
 def as_arrays(probe: Probe, device: torch.device) -> tuple[Any, Callable[[Tensor], Any], Callable[[Any], Tensor]]:
     """Return the namespace of the probe's route, the way into its float64 arrays and the way back.
 
-    NumPy where the route is ``"numpy"``, so that no kernel of torch takes part; torch otherwise.
+    NumPy where the route is NumPy's, so that no kernel of torch takes part; torch otherwise.
     """
-    if probe.arithmetic.name == "numpy" and device.type == "cpu":
+    if probe.arithmetic.is_numpy and device.type == "cpu":
         return np, lambda tensor: tensor.detach().double().numpy(), lambda array: torch.from_numpy(np.asarray(array))
     return torch, lambda tensor: tensor.detach().double(), lambda tensor: tensor

@@ -10,7 +10,35 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from numguard.backends.dot import Bound as Bound
+from numguard.backends.dot import JudgedElements as JudgedElements
+from numguard.backends.dot import Judging as Judging
+
 UNIT_ROUNDOFF = 2.0**-53  # of the float64 that every shadow is evaluated in
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FusedSums:
+    """Sums that a route forms from the caller's own memory in one pass, whatever the dtype and the strides.
+
+    Each returns None for tensors that it cannot read; then the caller takes the general functions of the route. Terms
+    are added one after the other or in lanes: ``height`` of the route bounds the additions.
+
+    Parameters
+    ----------
+    rows
+        ``rows(x, num_kept)``: sums and sums of magnitudes over all but the first ``num_kept`` dimensions.
+    product
+        ``product(a, b)``: ``a @ b`` and ``|a| @ |b|`` of ``[B, M, K]`` and ``[B, K, N]``.
+    elements, checksums
+        Elements and checksums of a product with bounds and verdict:
+        :func:`~numguard.backends.dot.native_judged_product`, :func:`~numguard.backends.dot.native_judged_checksums`.
+    """
+
+    rows: Callable[[Tensor, int], tuple[Tensor, Tensor] | None]
+    product: Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None]
+    elements: Callable[[Tensor, Tensor, Tensor, Tensor | None, Judging], JudgedElements | None]
+    checksums: Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor, Judging], JudgedElements | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +48,7 @@ class Arithmetic:
     Parameters
     ----------
     name
-        ``"numpy"``, ``"pairwise"``, ``"ones"`` or ``"reduction"``.
+        ``"native"``, ``"numpy"``, ``"pairwise"``, ``"ones"`` or ``"reduction"``.
     families
         Families of checked operators that this route runs, so that it may not judge them.
     total
@@ -37,6 +65,8 @@ class Arithmetic:
     height
         ``height(n)``: additions that a term passes through in a sum of ``n`` terms: the error of ``total`` is at
         most ``height(n) * UNIT_ROUNDOFF`` times the sum of absolute values (Higham, ASNA 2nd ed., section 4.2).
+    fused
+        What the route does in one pass over the caller's memory; None where it has nothing of the kind.
     """
 
     name: str
@@ -47,3 +77,9 @@ class Arithmetic:
     prefix_totals: Callable[[Tensor, int], Tensor]
     slot_totals: Callable[[int, Tensor, Tensor], Tensor]
     height: Callable[[int], int]
+    fused: FusedSums | None = None
+
+    @property
+    def is_numpy(self) -> bool:
+        """Whether elementwise formulas are evaluated by NumPy, so that no kernel of torch takes part."""
+        return self.name in ("numpy", "native")

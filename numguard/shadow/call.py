@@ -63,12 +63,21 @@ def bind(overload: torch._ops.OpOverload, args: Sequence[Any], kwargs: Mapping[s
 
 @cache
 def mutated_arguments(overload: torch._ops.OpOverload) -> tuple[str, ...]:
-    """Return the names of the arguments that the operator writes to."""
+    """Return the names of the arguments that the operator writes to, as its schema says."""
     return tuple(
         argument.name
         for argument in overload._schema.arguments
         if argument.alias_info is not None and argument.alias_info.is_write
     )
+
+
+def is_repeatable(overload: torch._ops.OpOverload) -> bool:
+    """Return whether a second execution of the operator finds the arguments of the first, and leaves them."""
+    return not mutated_arguments(overload) and overload._schema.name not in _WRITES_UNSAID
+
+
+#: Operators that move the running statistics in training, though their schemas do not say so.
+_WRITES_UNSAID = frozenset({"aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::miopen_batch_norm"})
 
 
 def tensors_in(value: Any) -> list[Tensor]:

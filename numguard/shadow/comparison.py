@@ -39,6 +39,8 @@ class Comparison:
         True where a NaN or Inf of the shadow must appear in the result as a non-finite value.
     segments
         For elements joined from several tensors: the name of each and how many of its elements follow, in order.
+    verdict
+        The numbers of :class:`~numguard.shadow.verdict.Verdict` where the route has judged on its way; else None.
     """
 
     output: str
@@ -51,6 +53,7 @@ class Comparison:
     rounds_output: bool = True
     propagates_nonfinite: bool = False
     segments: tuple[tuple[str, int], ...] = ()
+    verdict: Tensor | None = None
 
     def output_at(self, index: int) -> str:
         """Return which output the flat ``index`` lies in: ``"param[3]"`` where tensors were joined."""

@@ -1,8 +1,10 @@
-"""Four independent routes along which a shadow can be evaluated.
+"""Five independent routes along which a shadow can be evaluated.
 
 ========== ========================================== ========================== ==========
 route      sums and products by                       checked families it runs   where
 ========== ========================================== ========================== ==========
+native     the compiled twin on the caller's memory,  none                       CPU
+           NumPy for the rest
 numpy      NumPy on the same memory                   none                       CPU
 pairwise   elementwise additions, halving             none                       any device
 ones       products with ones                         contractions, extrema      any device
@@ -12,13 +14,17 @@ reduction  ``torch.sum``, ``cumsum``, ``index_add``   sums, cumulative, extrema,
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from numguard.shadow.arithmetic import Arithmetic
+from numguard.backends.dot import native_judged_checksums, native_judged_product, native_product
+from numguard.backends.selection import native_library
+from numguard.backends.statistics import native_row_sums
+from numguard.shadow.arithmetic import Arithmetic, FusedSums
 
 CHUNK: Final = 1 << 22  # float64 elements of the largest temporary: 32 MiB
 
@@ -207,6 +213,16 @@ NUMPY: Final = Arithmetic(
     slot_totals=_numpy_slot_totals,
     height=_linear_height,
 )
+NATIVE: Final = replace(
+    NUMPY,
+    name="native",
+    fused=FusedSums(
+        rows=native_row_sums,
+        product=native_product,
+        elements=native_judged_product,
+        checksums=native_judged_checksums,
+    ),
+)
 PAIRWISE: Final = Arithmetic(
     name="pairwise",
     families=frozenset(),
@@ -245,5 +261,5 @@ def routes_for(family: str, device_type: str) -> tuple[Arithmetic, Arithmetic]:
     The two differ, and neither runs an operator of ``family``.
     """
     if device_type == "cpu":
-        return NUMPY, PAIRWISE
+        return (NUMPY if native_library("statistics") is None else NATIVE), PAIRWISE
     return (ONES if family not in ONES.families else REDUCTION), PAIRWISE

@@ -1,0 +1,130 @@
+"""Distances between the rows of two matrices: what ``torch.cdist`` runs."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from torch import Generator, Tensor
+
+from numguard.checks.check import Check, Example, Probe
+from numguard.checks.planted_faults import flipped_bit, planted_nan, stale_row
+from numguard.checks.reduced_rows import require_numbers
+from numguard.checks.row_samples import sampled_rows
+from numguard.numerics.error_bounds.distance_bounds import distance_bound, product_distance_bound
+from numguard.numerics.error_bounds.exponential_bounds import accumulator_of
+from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
+from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
+from numguard.shadow.call import OpCall
+from numguard.shadow.comparison import Comparison, NotCovered
+
+COST: Final = 6.0  # difference, power, magnitude
+LARGEST_POWER: Final = 16.0
+BY_PRODUCT: Final = 25  # rows from which ``cdist`` uses inner products by itself
+
+aten = torch.ops.aten
+
+
+def _judge(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
+    first, second, result = call["x1"].detach(), call["x2"].detach(), call.output.detach()
+    require_numbers(first, second)
+    power = float(call.arguments.get("p", 2.0))
+    if 0.0 < power < 1.0 or LARGEST_POWER < power < float("inf"):
+        raise NotCovered(f"distances with p={power:g}")
+    length = first.shape[-1]
+    if not result.numel() or not length:
+        return ()
+    picked = sampled_rows(tuple(result.shape), COST * length, probe)
+    lead = torch.broadcast_shapes(first.shape[:-2], second.shape[:-2])  # type: ignore[no-untyped-call]
+    a = first.expand(*lead, *first.shape[-2:])[picked[:-1]].to(torch.float64).unsqueeze(-2)
+    b = second.expand(*lead, *second.shape[-2:])[(*picked[:-2], picked[-1])].to(torch.float64).unsqueeze(-3)
+    gap = (a - b).abs()
+    total = probe.arithmetic.total
+    if power == float("inf"):
+        exact = probe.arithmetic.maximum(gap, (-1,), False)
+    elif power == 0.0:
+        exact = total(torch.where(gap.isnan(), gap, (gap != 0).to(torch.float64)), (-1,), False)
+    else:
+        exact = total(gap if power == 1.0 else gap**power, (-1,), False) ** (1.0 / power)
+    accumulator = accumulator_of(result.dtype)
+    strict = distance_bound(exact, power, length, accumulator)
+    permissive = None
+    if power == 2.0:
+        squares = total(a * a, (-1,), False) + total(b * b, (-1,), False)
+        permissive = strict.maximum(product_distance_bound(exact, squares, length, accumulator))
+    own = (probe.arithmetic.height(length) + 4.0 * (power if power < LARGEST_POWER else 1.0) + 8.0) * exact
+    return (
+        Comparison(
+            output="result",
+            computed=result[picked],
+            exact=exact,
+            strict=strict,
+            permissive=permissive if _may_multiply(call) else None,
+            shadow_error=SHADOW_ROUNDOFF * own + (UNIT_ROUNDOFF[torch.float64] if power == 0.0 else 0.0),
+            model="calibrated" if result.device.type == "cpu" else "assumed",
+            propagates_nonfinite=power not in (0.0, float("inf")) and result.dtype != torch.float64,
+        ),
+    )
+
+
+def _may_multiply(call: OpCall) -> bool:
+    """Return whether the operator may form distances from inner products."""
+    if call.op == "aten::_euclidean_dist":
+        return True
+    mode = call["compute_mode"]
+    long = max(call["x1"].shape[-2], call["x2"].shape[-2]) > BY_PRODUCT
+    return float(call["p"]) == 2.0 and (mode == 1 or (mode in (None, 0) and long))
+
+
+def _cost(call: OpCall) -> float:
+    first, second = call["x1"], call["x2"]
+    return COST * float(first.numel() * second.shape[-2])
+
+
+def _operands(dtype: torch.dtype, generator: Generator, rows: int, shift: float) -> tuple[Tensor, Tensor]:
+    shapes = ((2, rows, 7), (2, rows + 3, 7))
+    first, second = (torch.randn(s, generator=generator, dtype=torch.float64) + shift for s in shapes)
+    second[:, 0] = first[:, 0]
+    return first.to(dtype), second.to(dtype)
+
+
+def _call(power: float, shift: float = 0.0) -> Any:
+    def call(dtype: torch.dtype, generator: Generator) -> Any:
+        return aten._cdist_forward.default, (*_operands(dtype, generator, 5, shift), power, 2), {}
+
+    return call
+
+
+def _euclidean(shift: float) -> Any:
+    def call(dtype: torch.dtype, generator: Generator) -> Any:
+        return aten._euclidean_dist.default, _operands(dtype, generator, 30, shift), {}
+
+    return call
+
+
+_WIDE: Final = (torch.float32, torch.float64)  # there are no 16-bit kernels on the CPU
+
+CHECKS: tuple[Check, ...] = (
+    Check(
+        name="cdist",
+        family="distances",
+        ops=("aten::_cdist_forward", "aten::_euclidean_dist"),
+        judge=_judge,
+        cost=_cost,
+        advice="Set compute_mode='donot_use_mm_for_euclid_dist', which does not cancel for close points.",
+        silent=(
+            Example(name="Euclidean", call=_call(2.0), dtypes=_WIDE),
+            Example(name="sums", call=_call(1.0), dtypes=_WIDE),
+            Example(name="cubes", call=_call(3.0), dtypes=_WIDE),
+            Example(name="largest", call=_call(float("inf")), dtypes=_WIDE),
+            Example(name="count", call=_call(0.0), dtypes=_WIDE),
+            Example(name="far from zero", call=_call(2.0, 100.0), dtypes=_WIDE),
+            Example(name="by products", call=_euclidean(0.0), dtypes=_WIDE),
+            Example(name="by products far from zero", call=_euclidean(30.0), dtypes=_WIDE),
+        ),
+        fires=(
+            Example(name="flipped bit", call=_call(2.0), corrupt=flipped_bit, dtypes=_WIDE),
+            Example(name="nan", call=_call(1.0), corrupt=planted_nan, dtypes=_WIDE),
+            Example(name="stale batch", call=_euclidean(0.0), corrupt=stale_row, dtypes=_WIDE),
+        ),
+    ),
+)
