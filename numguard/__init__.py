@@ -7,7 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from . import detectors as detectors
     from . import functional as functional
+    from . import scaling as scaling
+    from .acceptance import AuditReport as AuditReport
+    from .acceptance import audit as audit
     from .custom_kernels import shadowed as shadowed
     from .errors import FindingError as FindingError
     from .errors import GuardStateError as GuardStateError
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 
 # Loaded at first use: `numguard --version` and `--help` answer without torch, and where torch is broken.
 _ROOMS: Final = {
+    "AuditReport": "acceptance",
     "Coverage": "session",
     "Finding": "finding",
     "FindingError": "errors",
@@ -36,8 +41,11 @@ _ROOMS: Final = {
     "SiteCoverage": "session",
     "UsageError": "errors",
     "Verdict": "verification",
+    "audit": "acceptance",
+    "detectors": "detectors",
     "functional": "functional",
     "guard": "session",
+    "scaling": "scaling",
     "shadowed": "custom_kernels",
     "verify": "verification",
 }

@@ -165,7 +165,7 @@ def disagreements(result: Any, expected: Any, tolerance: Mapping[str, Any] = NOT
             within = (actual.double() - wanted.double()).abs() <= bound
             equal = equal | (actual.isnan() & wanted.isnan()) | within | bound.isinf()
         if not bool(equal.all()):
-            where = (~equal).reshape(-1).nonzero()[0].item()
+            where = int((~equal).reshape(-1).nonzero()[0])
             found.append(
                 f"{name}: {int((~equal).sum())} of {equal.numel()} differ, first at {where}: "
                 f"{actual.reshape(-1)[where].item()!r} instead of {wanted.reshape(-1)[where].item()!r}"

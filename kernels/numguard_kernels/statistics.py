@@ -154,7 +154,7 @@ def tensor_statistics(
     asked |= {name: tallies[row].view(shape) for row, name in enumerate(_COUNTS) if name in needs}
     if "exponents" in needs:
         asked["exponents"] = histogram
-    return Statistics(**asked, relative_error=factor)  # type: ignore[arg-type]
+    return Statistics(**asked, relative_error=factor)
 
 
 def bits_of(needs: Sequence[str], dim: object) -> int:

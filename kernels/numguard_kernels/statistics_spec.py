@@ -114,7 +114,7 @@ def _run(name: str, dtype: torch.dtype, needs: Sequence[str], limits: Limits, **
 def _rows(name: str, dtype: torch.dtype, limits: Limits) -> Compilation:
     """Along the last dimension of a contiguous tensor."""
     form = ELEMENT_FORMATS[dtype]
-    strides = ("kept_size_0", "kept_size_1", "kept_stride_0", "kept_stride_1", "kept_stride_2")
+    strides: tuple[str, ...] = ("kept_size_0", "kept_size_1", "kept_stride_0", "kept_stride_1", "kept_stride_2")
     strides += ("reduced_size_0", "reduced_size_1", "reduced_stride_1", "reduced_stride_2")
     return Compilation(
         name=name,

@@ -7,4 +7,4 @@ from .selection import prepare as prepare
 from .statistics import Statistics as Statistics
 from .statistics import tensor_statistics as tensor_statistics
 from .update_health import UpdateHealth as UpdateHealth
-from .update_health import update_health as update_health
+from .update_health import observed_updates as observed_updates

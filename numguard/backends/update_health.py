@@ -37,7 +37,7 @@ class UpdateHealth(NamedTuple):
     norms: Tensor
 
 
-def update_health(
+def observed_updates(
     parameters: Sequence[Tensor], updates: Sequence[Tensor], moments: Sequence[Sequence[Tensor]] = ()
 ) -> UpdateHealth:
     """Return the health of the step ``parameter + update`` for every tensor.
@@ -56,11 +56,11 @@ def update_health(
     for row in lists[1:]:
         if [x.shape for x in row] != [x.shape for x in lists[0]]:
             raise UsageError(
-                "update_health got lists of different lengths or shapes; give one tensor for each parameter"
+                "observed_updates got lists of different lengths or shapes; give one tensor for each parameter"
             )
     for x in (x for row in lists for x in row):
         if x.dtype not in DTYPES:
-            raise UsageError(f"update_health got {x.dtype}; give float32, bfloat16 or float16 tensors")
+            raise UsageError(f"observed_updates got {x.dtype}; give float32, bfloat16 or float16 tensors")
     device = lists[0][0].device if lists[0] else torch.device("cpu")
     backend = backend_for("update_health", device)
     if backend == "triton":

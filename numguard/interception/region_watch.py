@@ -21,7 +21,7 @@ from numguard.interception.boundaries import copies_as_usual
 from numguard.interception.budget import OwnClock
 from numguard.interception.eligibility import is_readable
 from numguard.interception.mode import ArmedMode
-from numguard.interception.region_sites import RegionSite, chosen
+from numguard.interception.regions import RegionSite, chosen
 from numguard.regions import Recording, RegionVerdict, judge_form, judge_recording
 from numguard.shadow.comparison import NotCovered
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from numguard.checks import select
 from numguard.errors import UsageError
 from numguard.finding import Finding
-from numguard.interception.region_sites import DeclaredRegion
+from numguard.interception.regions import DeclaredRegion
 from numguard.regions import REFERENCE_FORMS
 
 OnFinding = Literal["log", "raise"] | Callable[[Finding], object]

@@ -9,8 +9,8 @@ import torch
 from numguard.interception.boundaries import unwrapped
 from numguard.interception.budget import OwnClock
 from numguard.interception.mode import ArmedMode
-from numguard.interception.region_sites import DeclaredRegion, RegionSite, region_sites
 from numguard.interception.region_watch import RegionWatch
+from numguard.interception.regions import DeclaredRegion, RegionSite, region_sites
 from numguard.regions import RegionVerdict
 from numguard.session.coverage import SiteCoverage
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from numguard_kernels.native import TWIN
 
-from numguard.backends import inner_product, replica_checksum, tensor_statistics, update_health
+from numguard.backends import inner_product, observed_updates, replica_checksum, tensor_statistics
 from numguard.backends.statistics import CORE, NEEDS
 from numguard.errors import UsageError
 from numguard.shadow.comparison import Comparison
@@ -77,9 +77,9 @@ def test_mistakes_of_the_user(backend: str) -> None:
     with pytest.raises(UsageError, match="two vectors of one length"):
         inner_product(torch.zeros(3), torch.zeros(4))
     with pytest.raises(UsageError, match="different lengths or shapes"):
-        update_health([torch.zeros(3)], [torch.zeros(4)])
+        observed_updates([torch.zeros(3)], [torch.zeros(4)])
     with pytest.raises(UsageError, match="float64"):
-        update_health([torch.zeros(3, dtype=torch.float64)], [torch.zeros(3, dtype=torch.float64)])
+        observed_updates([torch.zeros(3, dtype=torch.float64)], [torch.zeros(3, dtype=torch.float64)])
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -112,7 +112,7 @@ def test_health_of_a_step(backend: str, dtype: torch.dtype) -> None:
     parameter = torch.tensor([1.0, 1.0, 1.0, 0.0, 2.0], dtype=dtype)
     tiny = float(torch.finfo(dtype).eps) / 8
     update = torch.tensor([0.5, tiny, 0.0, math.inf, -1.0])
-    found = update_health([parameter, normal(3000, dtype=dtype)], [update, 1e-2 * normal(3000, seed=1)])
+    found = observed_updates([parameter, normal(3000, dtype=dtype)], [update, 1e-2 * normal(3000, seed=1)])
     assert found.num_updated[0] == 3
     assert found.num_stagnant[0] == 1
     assert float(found.update_mass[0]) == pytest.approx(1.5 + tiny)

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -72,10 +73,9 @@ def _variants(
         "numguard": lambda: spec.launcher(*arguments, **options),
     }
     for name, rival in spec.rivals.items():
-        variants[name] = lambda rival=rival: rival(*arguments, **options)
+        variants[name] = partial(rival, *arguments, **options)
         if name.startswith("torch,"):
-            compiled = torch.compile(rival)
-            variants[f"torch.compile of {name}"] = lambda compiled=compiled: compiled(*arguments, **options)
+            variants[f"torch.compile of {name}"] = partial(torch.compile(rival), *arguments, **options)
     return variants
 
 

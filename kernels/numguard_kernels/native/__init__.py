@@ -1,7 +1,7 @@
 """The CPU twin of the kernels: one C++ file, compiled at first use, and what Python asks of it."""
 
-from .cache_folder import CacheRefusedError as CacheRefusedError
-from .cache_folder import cache_folder as cache_folder
+from .cache import CacheRefusedError as CacheRefusedError
+from .cache import cache_folder as cache_folder
 from .checked_sum import CheckedSum as CheckedSum
 from .checked_sum import checked_total as checked_total
 from .compilation import CompilationError as CompilationError

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from numguard_kernels.native.cache_folder import cache_folder, require_private
+from numguard_kernels.native.cache import cache_folder, require_private
 
 SOURCE: Final = Path(__file__).with_name("twin.cpp")
 #: No contraction and no fast-math: the error bounds need every addition and product as it is written.
@@ -53,7 +53,7 @@ def library_path(command: list[str]) -> Path:
     Raises
     ------
     CacheRefusedError
-        As :func:`~numguard_kernels.native.cache_folder.cache_folder`.
+        As :func:`~numguard_kernels.native.cache.cache_folder`.
     """
     compiler = Path(command[0]).resolve()
     try:

@@ -5,7 +5,7 @@ import os
 import threading
 from typing import Literal
 
-from numguard_kernels.native.cache_folder import CacheRefusedError
+from numguard_kernels.native.cache import CacheRefusedError
 from numguard_kernels.native.compilation import CompilationError, compiled_library, kept_library
 from numguard_kernels.native.library import LibraryError, load
 
