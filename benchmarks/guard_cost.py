@@ -5,7 +5,7 @@ Usage::
     python benchmarks/guard_cost.py total --width 64      time of guarded blocks over time of bare blocks
     python benchmarks/guard_cost.py windows --width 64    own time over every window of 200 steps, four budgets
     python benchmarks/guard_cost.py step                  g.step on a step that is not armed
-    python benchmarks/guard_cost.py memory                resident memory over 2,000 steps
+    python benchmarks/guard_cost.py memory                resident memory over 4,000 steps
 
 Totals, not medians: what comes rarely and in bursts is counted where it falls. Ratios only; a machine that others
 use moves both sides of a ratio.
@@ -134,16 +134,16 @@ def memory(width: int) -> None:
         if guard is not None:
             guard.start()
         marks = []
-        for number in range(2001):
+        for number in range(4001):
             loss = run.step()
             if guard is not None:
                 guard.step(loss)
-            if number in (50, 500, 1000, 1500, 2000):
+            if number in (50, 500, 1000, 2000, 3000, 4000):
                 with open("/proc/self/statm") as file:
                     marks.append(int(file.read().split()[1]) * resource.getpagesize() / 2**20)
         if guard is not None:
             guard.stop()
-        print(f"{name}: resident MiB after 50, 500, 1000, 1500, 2000 steps: {[round(mark, 1) for mark in marks]}")
+        print(f"{name}: resident MiB after 50, 500, 1000, 2000, 3000 and 4000 steps: {[round(mark, 1) for mark in marks]}")
 
 
 def main() -> None:

@@ -78,7 +78,7 @@ class Stage:
         """End one step."""
         if self.watcher is not None:
             self.watcher.step(loss)
-        self.losses.append(float("nan") if loss is None else float(loss))
+        self.losses.append(float("nan") if loss is None else float(loss.detach() if isinstance(loss, Tensor) else loss))
 
     def keep(self, name: str, value: Tensor | float | Sequence[float]) -> None:
         """Keep a result that the user relies on, as the play left it."""

@@ -11,6 +11,10 @@ import numguard
 from numguard.finding import Finding
 
 
+def _keep_only(finding: Finding) -> None:
+    """Do nothing with a finding: the guard keeps it."""
+
+
 class Guarded:
     """numguard's guard, exhaustive unless told otherwise.
 
@@ -21,8 +25,9 @@ class Guarded:
     """
 
     def __init__(self, **options: Any) -> None:
-        self._options = {"budget": None, "on_finding": lambda finding: None} | options
+        self._options = {"budget": None, "on_finding": _keep_only} | options
         self._guards: list[numguard.Guard] = []
+        self.from_ranks: list[Finding] = []  # what the guards of other ranks found
 
     def enter(self, model: torch.nn.Module | None, optimizer: torch.optim.Optimizer | None) -> None:
         """Start a guard."""
@@ -38,8 +43,9 @@ class Guarded:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Everything found in all loops of the play, root causes first."""
-        return tuple(finding for guard in self._guards for finding in guard.findings)
+        """Everything found in all loops of the play, root causes first; what other ranks found last."""
+        own = tuple(finding for guard in self._guards for finding in guard.findings)
+        return (*own, *self.from_ranks)
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -93,7 +99,7 @@ class FinitenessChecks:
 class LossRule:
     """OLMo's SkipStep rule: a loss more than six standard deviations above the mean of the last 128.
 
-    The rule as published (OLMo-core, ``SkipStepOptimizer``: rolling window of 128, six sigma), looking at the loss only.
+    As published (OLMo-core, ``SkipStepOptimizer``: rolling window of 128, six sigma), looking at the loss only.
     """
 
     WINDOW: Final = 128

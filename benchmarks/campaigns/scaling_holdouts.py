@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from benchmarks.campaigns import scaling_constants
 from benchmarks.campaigns.scaling_families import FAMILIES, Family, families

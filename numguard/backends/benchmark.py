@@ -5,15 +5,17 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
-from numguard_kernels.bench.table import Table as Table
-from numguard_kernels.bench.table import environment, write_csv, write_plot
 
+from numguard.backends.kernel_modules import kernel_module
 from numguard.backends.selection import backend_for, prepare
 from numguard.backends.statistics import tensor_statistics
 from numguard.errors import UsageError
+
+if TYPE_CHECKING:
+    from numguard_kernels.bench.table import Table as Table
 
 _SIZES: Final = (10_000, 100_000, 1_000_000, 10_000_000)
 _DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
@@ -21,11 +23,10 @@ _SECONDS_PER_CELL: Final = 0.2
 _COLUMNS: Final = ("kernel", "dtype", "elements", "variant", "median us", "GB/s", "ratio to torch.sum")
 
 
-def gpu_table() -> Table:
+def gpu_table() -> "Table":
     """Return the measured table of the Triton kernels on the current GPU."""
-    from numguard_kernels.bench.measured import measured_rows  # loads Triton
-
-    return measured_rows(torch.device("cuda", torch.cuda.current_device()))
+    table: Table = kernel_module("bench.measured").measured_rows(torch.device("cuda", torch.cuda.current_device()))
+    return table
 
 
 def can_predict() -> bool:
@@ -33,7 +34,7 @@ def can_predict() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def prediction_table() -> Table:
+def prediction_table() -> "Table":
     """Return the static table of the Triton kernels, from machine code.
 
     Raises
@@ -43,12 +44,11 @@ def prediction_table() -> Table:
     """
     if not can_predict():
         raise UsageError("the prediction compiles the kernels with Triton, which is not installed: pip install triton")
-    from numguard_kernels.bench.unmeasured import predicted_table
+    table: Table = kernel_module("bench.unmeasured").predicted_table()
+    return table
 
-    return predicted_table()
 
-
-def cpu_table() -> Table:
+def cpu_table() -> "Table":
     """Return the measured table of the core statistics on the CPU, beside torch.sum and the best stock route."""
     prepare()
     backend = backend_for("statistics", torch.device("cpu"))
@@ -69,12 +69,14 @@ def cpu_table() -> Table:
                 rate = size * dtype.itemsize / seconds
                 cells = (f"{seconds * 1e6:.1f}", f"{rate / 1e9:.1f}", f"{seconds / medians['torch.sum']:.2f}")
                 rows.append(("tensor_statistics", str(dtype).removeprefix("torch."), str(size), name, *cells))
-    return Table(
+    tables = kernel_module("bench.table")
+    table: Table = tables.Table(
         title="Measured on this CPU",
-        header=environment(torch.device("cpu")),
+        header=tables.environment(torch.device("cpu")),
         columns=_COLUMNS,
         rows=tuple(rows),
     )
+    return table
 
 
 def _interleaved(variants: dict[str, Callable[[], object]]) -> dict[str, float]:
@@ -91,7 +93,7 @@ def _interleaved(variants: dict[str, Callable[[], object]]) -> dict[str, float]:
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def save(table: Table, *, csv: Path | None, plot: Path | None) -> None:
+def save(table: "Table", *, csv: Path | None, plot: Path | None) -> None:
     """Write a table as CSV and, where it holds times, as a plot.
 
     Raises
@@ -100,10 +102,12 @@ def save(table: Table, *, csv: Path | None, plot: Path | None) -> None:
         For a plot of a table without times.
     """
     if csv is not None:
-        write_csv(table, csv)
+        kernel_module("bench.table").write_csv(table, csv)
     if plot is not None:
         if "GB/s" not in table.columns:
             raise UsageError(
                 "a prediction has no sizes to plot over: leave --plot out, or measure on a GPU or --device cpu"
             )
-        write_plot(table, plot, x="elements", y="GB/s", series=("kernel", "dtype", "variant"))
+        kernel_module("bench.table").write_plot(
+            table, plot, x="elements", y="GB/s", series=("kernel", "dtype", "variant")
+        )

@@ -1,14 +1,15 @@
 """A hash of the bits of tensors, to compare replicas that must be the same: equal on every backend."""
 
+import ctypes
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
-import numguard_kernels.native as native
 import numpy as np
 import torch
 from torch import Tensor
 
+from numguard.backends.kernel_modules import kernel_module
 from numguard.backends.selection import backend_for, native_library
 
 _BLOCK: Final = 1024  # words that share a weight
@@ -32,15 +33,18 @@ def replica_checksum(tensors: Sequence[Tensor]) -> Tensor:
     device = tensors[0].device
     backend = backend_for("checksum", device)
     if backend == "triton":
-        from numguard_kernels.checksum import replica_checksum as by_triton  # loads Triton
-
-        return by_triton(tensors).hashes
+        hashes: Tensor = kernel_module("checksum").replica_checksum(tensors).hashes
+        return hashes
     library = native_library("checksum") if backend == "native" else None
-    hashes = [
-        _by_numpy(x.cpu()) if library is None or x.device.type != "cpu" else native.bit_hash(library, x.resolve_neg())
-        for x in tensors
-    ]
-    return torch.tensor(hashes, dtype=torch.int64)
+    return torch.tensor([_hash_of(x, library) for x in tensors], dtype=torch.int64)
+
+
+def _hash_of(x: Tensor, library: ctypes.CDLL | None) -> int:
+    if library is None or x.device.type != "cpu":
+        return _by_numpy(x.cpu())
+    from numguard_kernels.native import bit_hash
+
+    return bit_hash(library, x.resolve_neg())
 
 
 def _mixed(bits: Any) -> Any:

@@ -1,18 +1,17 @@
 """Inner products and checksums of matrix products, with the sums of their magnitudes."""
 
 import ctypes
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numguard_kernels.native as native
 import numpy as np
 import torch
-from numguard_kernels.native import Bound as Bound
-from numguard_kernels.native import JudgedElements as JudgedElements
-from numguard_kernels.native import Judging as Judging
 from torch import Tensor
 
-from numguard.backends.selection import backend_for, native_library
+from numguard.backends.selection import backend_for, is_plain, native_library
 from numguard.errors import UsageError
+
+if TYPE_CHECKING:
+    from numguard_kernels.native import Bound, JudgedElements, Judging
 
 
 class InnerProduct(NamedTuple):
@@ -40,7 +39,9 @@ def inner_product(x: Tensor, y: Tensor) -> InnerProduct:
     backend = backend_for("dot", x.device)
     library = native_library("dot")
     n = x.numel()
-    if backend == "native" and library is not None and native.is_plain(x) and native.is_plain(y):
+    if backend == "native" and library is not None and is_plain(x) and is_plain(y):
+        from numguard_kernels import native
+
         high, low, mass = native.inner_product(library, x, y)
         return InnerProduct(high + low, mass, native.dot_error_bound(n, mass, high + low))
     wide = [np.asarray(tensor.to("cpu", torch.float64).numpy(), dtype=np.longdouble) for tensor in (x, y)]
@@ -53,27 +54,51 @@ def inner_product(x: Tensor, y: Tensor) -> InnerProduct:
 def native_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
     """Return ``a @ b`` and ``|a| @ |b|`` of ``[B, M, K]`` and ``[B, K, N]``, float64; None without the twin."""
     library = native_library("dot")
-    if library is None or not (native.is_plain(a) and native.is_plain(b)):
+    if library is None or not (is_plain(a) and is_plain(b)):
         return None
+    from numguard_kernels import native
+
     return native.product_and_mass(library, a, b)
 
 
-def native_judged_product(a: Tensor, b: Tensor, c: Tensor, added: Tensor | None, by: Judging) -> JudgedElements | None:
+def bound_record(*, relative: float, floor: float, factor: float, limit: float) -> "Bound":
+    """Return a bound as the twin reads it: affine in the sum of magnitudes, infinite from ``limit`` on."""
+    from numguard_kernels import native
+
+    return native.Bound(relative, floor, factor, limit)
+
+
+def judging_record(**fields: Any) -> "Judging":
+    """Return what the twin judges a product by; fields as in :class:`numguard_kernels.native.Judging`."""
+    from numguard_kernels import native
+
+    return native.Judging(**fields)
+
+
+def native_judged_product(
+    a: Tensor, b: Tensor, c: Tensor, added: Tensor | None, by: "Judging"
+) -> "JudgedElements | None":
     """Judge the elements of a product, as :func:`numguard_kernels.native.judged_product`; None without the twin."""
     library = _library_for(a, b, c, added)
-    return None if library is None else native.judged_product(library, a, b, c, added, by)
+    if library is None:
+        return None
+    from numguard_kernels import native
+
+    return native.judged_product(library, a, b, c, added, by)
 
 
 def native_judged_checksums(
-    a: Tensor, b: Tensor, c: Tensor, added: Tensor | None, weights: Tensor, by: Judging
-) -> JudgedElements | None:
+    a: Tensor, b: Tensor, c: Tensor, added: Tensor | None, first_sign: int, by: "Judging"
+) -> "JudgedElements | None":
     """Judge the checksums of a product, as :func:`numguard_kernels.native.judged_checksums`; None without the twin."""
     library = _library_for(a, b, c, added)
-    return None if library is None else native.judged_checksums(library, a, b, c, added, weights, by)
+    if library is None:
+        return None
+    from numguard_kernels import native
+
+    return native.judged_checksums(library, a, b, c, added, first_sign, by)
 
 
 def _library_for(*operands: Tensor | None) -> ctypes.CDLL | None:
     library = native_library("dot")
-    if library is None or not all(operand is None or native.is_plain(operand) for operand in operands):
-        return None
-    return library
+    return library if all(operand is None or is_plain(operand) for operand in operands) else None

@@ -11,14 +11,17 @@ import ctypes
 import logging
 import os
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import MappingProxyType
-from typing import Final, Literal, cast, get_args
+from typing import TYPE_CHECKING, Final, Literal, cast, get_args
 
 import torch
-from numguard_kernels.native import TWIN
+from torch import Tensor
 
 from numguard.errors import UsageError
+
+if TYPE_CHECKING:
+    from numguard_kernels.native import Readiness
 
 log = logging.getLogger("numguard")
 
@@ -61,6 +64,12 @@ def forced(capability: Capability) -> Backend | None:
     return parsed(os.environ.get(VARIABLE, "")).get(capability)
 
 
+def _twin() -> "Readiness":
+    from numguard_kernels.native import TWIN  # loaded at first use
+
+    return TWIN
+
+
 class _Engaged:
     """What the process has taken note of."""
 
@@ -78,21 +87,22 @@ def prepare() -> None:
     """
     asked = set(parsed(os.environ.get(VARIABLE, "")).values())
     if "native" in asked:
-        if TWIN.wait() == "missing":
-            raise UsageError(f"{VARIABLE} asks for the native backend, which is missing: {TWIN.reason}")
+        if _twin().wait() == "missing":
+            raise UsageError(f"{VARIABLE} asks for the native backend, which is missing: {_twin().reason}")
     elif asked != {"torch"} or len(parsed(os.environ.get(VARIABLE, ""))) < len(CAPABILITIES):
-        TWIN.begin()
+        _twin().begin()
     engage()
 
 
 def engage() -> None:
     """Take note of a twin that has become ready, or say once that there is none. Costs two attributes."""
-    _Engaged.library = TWIN.library()
-    if TWIN.state == "missing" and not _Engaged.said:
+    twin = _twin()
+    _Engaged.library = twin.library()
+    if twin.state == "missing" and not _Engaged.said:
         _Engaged.said = True
         log.warning(
             "numguard's native kernels are missing, checks run on NumPy and torch and fewer fit into the budget: %s",
-            TWIN.reason,
+            twin.reason,
         )
 
 
@@ -112,9 +122,27 @@ def native_library(capability: Capability) -> ctypes.CDLL | None:
     if _Engaged.library is None:
         if wanted == "native":
             prepare()
-        elif TWIN.state == "untried":
-            _Engaged.library = TWIN.load_kept()
+        elif _twin().state == "untried":
+            _Engaged.library = _twin().load_kept()
     return _Engaged.library
+
+
+@cache
+def _readable() -> Mapping[torch.dtype, int]:
+    from numguard_kernels.native import DTYPES
+
+    return DTYPES
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Return whether the twin can read a tensor where it lies: strided, on the CPU, of a known dtype, not lazy."""
+    return (
+        tensor.device.type == "cpu"
+        and tensor.dtype in _readable()
+        and tensor.layout is torch.strided
+        and not tensor.is_neg()
+        and not tensor.is_conj()
+    )
 
 
 def backend_for(capability: Capability, device: torch.device) -> Backend:

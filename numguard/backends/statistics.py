@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-import numguard_kernels.native as native
 import numpy as np
 import torch
 from torch import Tensor
 
-from numguard.backends.selection import backend_for, native_library
+from numguard.backends.kernel_modules import kernel_module
+from numguard.backends.selection import backend_for, is_plain, native_library
 from numguard.errors import UsageError
 
 CORE: Final = ("sum", "absolute_sum", "maximum")
@@ -78,9 +78,7 @@ def tensor_statistics(
     backend = backend_for("statistics", x.device)
     x = x.detach().resolve_neg()
     if backend == "triton":
-        from numguard_kernels.statistics import tensor_statistics as by_triton  # loads Triton
-
-        return Statistics(*by_triton(x, dim=dim, needs=needs, precise=precise))
+        return Statistics(*kernel_module("statistics").tensor_statistics(x, dim=dim, needs=needs, precise=precise))
     if dim is not None and set(needs) - set(CORE):
         raise UsageError(f"counts and exponents are of the whole tensor: leave dim={dim} out")
     dims = range(x.dim()) if dim is None else [dim] if isinstance(dim, int) else dim
@@ -88,14 +86,14 @@ def tensor_statistics(
     kept = [axis for axis in range(x.dim()) if axis not in reduced]
     view = x.permute(*kept, *reduced) if x.dim() else x.reshape(1)
     library = native_library("statistics")
-    if backend == "native" and library is not None and native.is_plain(x):
-        found = _by_twin(library, x, view, len(kept), needs, precise)
-    else:
-        found = _by_numpy(x.to("cpu"), view.to("cpu"), len(kept), needs)
-    return found
+    if backend == "native" and library is not None and is_plain(x):
+        return _by_twin(library, x, view, len(kept), needs, precise)
+    return _by_numpy(x.to("cpu"), view.to("cpu"), len(kept), needs)
 
 
 def _by_twin(library: Any, x: Tensor, view: Tensor, num_kept: int, needs: Sequence[str], precise: bool) -> Statistics:
+    from numguard_kernels import native
+
     mode = native.Mode.TWO_FLOAT if precise else native.Mode.BLOCKED
     threads = torch.get_num_threads()
     if num_kept == 0 and x.is_contiguous():
@@ -165,7 +163,9 @@ def _picked(found: dict[str, Tensor], needs: Sequence[str], error: float) -> Sta
 def native_row_sums(x: Tensor, num_kept: int) -> tuple[Tensor, Tensor] | None:
     """Return sums and sums of magnitudes over all but the first dimensions, added in float64; None without the twin."""
     library = native_library("statistics")
-    if library is None or not native.is_plain(x):
+    if library is None or not is_plain(x):
         return None
+    from numguard_kernels import native
+
     rows = native.row_totals_of(library, x, num_kept, native.Mode.DOUBLE)
     return rows.high + rows.low, rows.mass

@@ -1,13 +1,13 @@
 """Health of an optimizer step over many parameters: updates that rounding swallowed, non-finite values, norms."""
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-import numguard_kernels.native as native
 import numpy as np
 import torch
 from torch import Tensor
 
+from numguard.backends.kernel_modules import kernel_module
 from numguard.backends.selection import backend_for, native_library
 from numguard.errors import UsageError
 
@@ -37,6 +37,15 @@ class UpdateHealth(NamedTuple):
     norms: Tensor
 
 
+class _Step(NamedTuple):
+    """What the step of one tensor did, as the twin's own record has it."""
+
+    num_updated: int
+    num_stagnant: int
+    update_mass: float
+    lost_mass: float
+
+
 def observed_updates(
     parameters: Sequence[Tensor], updates: Sequence[Tensor], moments: Sequence[Sequence[Tensor]] = ()
 ) -> UpdateHealth:
@@ -64,12 +73,12 @@ def observed_updates(
     device = lists[0][0].device if lists[0] else torch.device("cpu")
     backend = backend_for("update_health", device)
     if backend == "triton":
-        from numguard_kernels.updates import update_health as by_triton  # loads Triton
-
-        return UpdateHealth(*by_triton(lists[0], lists[1], lists[2:]))
+        return UpdateHealth(*kernel_module("updates").update_health(lists[0], lists[1], lists[2:]))
     library = native_library("update_health") if backend == "native" else None
     if library is not None and device.type == "cpu":
-        steps = [native.step_health(library, p, u) for p, u in zip(lists[0], lists[1], strict=True)]
+        from numguard_kernels import native
+
+        steps: list[Any] = [native.step_health(library, p, u) for p, u in zip(lists[0], lists[1], strict=True)]
         values = [[native.values_health(library, x) for x in row] for row in lists]
     else:
         steps = [_step_by_numpy(p, u) for p, u in zip(lists[0], lists[1], strict=True)]
@@ -84,7 +93,7 @@ def observed_updates(
     )
 
 
-def _step_by_numpy(parameter: Tensor, update: Tensor) -> native.StepHealth:
+def _step_by_numpy(parameter: Tensor, update: Tensor) -> _Step:
     before, step = (x.detach().to("cpu", torch.float64).numpy() for x in (parameter, update))
     with np.errstate(all="ignore"):
         total = before + step
@@ -93,7 +102,7 @@ def _step_by_numpy(parameter: Tensor, update: Tensor) -> native.StepHealth:
         after = rounded.to(torch.float64).numpy()
         counts = np.isfinite(step) & (step != 0.0) & np.isfinite(after)
         lost = np.abs((total - after) + error)
-    return native.StepHealth(
+    return _Step(
         int(np.count_nonzero(counts)),
         int(np.count_nonzero(counts & (after == before))),
         float(np.add.reduce(np.abs(step), axis=None, where=counts)),

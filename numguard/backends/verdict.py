@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import numguard_kernels.native as native
 from torch import Tensor
 
-from numguard.backends.selection import native_library
+from numguard.backends.selection import is_plain, native_library
 
 
 def native_verdict(
@@ -35,8 +34,10 @@ def native_verdict(
         As in the comparison.
     """
     library = native_library("verdict")
-    if library is None or not native.is_plain(computed):
+    if library is None or not is_plain(computed):
         return None
+    from numguard_kernels import native
+
     shape = computed.shape
     return native.judged_elements(
         library,

@@ -20,6 +20,11 @@ from numguard.shadow.arithmetic import UNIT_ROUNDOFF
 from numguard.shadow.comparison import Comparison
 
 
+def first_sign(offset: float) -> int:
+    """Return the number from which the hash of :func:`signs` counts."""
+    return int(offset * 2.0**31) << 20
+
+
 def signs(count: int, offset: float, device: torch.device) -> Tensor:
     """Return ``count`` weights of plus or minus one, float64, a fixed function of ``offset``.
 
@@ -28,7 +33,7 @@ def signs(count: int, offset: float, device: torch.device) -> Tensor:
     Bits of an integer hash (multiply, shift, exclusive or), computed on the device: no generator is touched and
     nothing is copied from the host.
     """
-    x = torch.arange(count, dtype=torch.int64, device=device) + (int(offset * 2.0**31) << 20)
+    x = torch.arange(count, dtype=torch.int64, device=device) + first_sign(offset)
     x = x * 0x2545F4914F6CDD1D
     x = (x ^ (x >> 29)) * 0x1B8735939E3779B1
     return 1.0 - 2.0 * ((x >> 40) & 1).to(torch.float64)
@@ -55,8 +60,7 @@ def checksum(gemm: Gemm, result: Tensor, probe: Probe, precision: Precision) -> 
     """
     arithmetic = probe.arithmetic
     if arithmetic.fused is not None:
-        weights = signs(gemm.a.shape[-2], probe.offset, gemm.a.device)
-        judged = judged_checksum(gemm, result.detach(), weights, arithmetic, precision)
+        judged = judged_checksum(gemm, result.detach(), first_sign(probe.offset), arithmetic, precision)
         if judged is not None:
             return judged
     a, b, c = (x.detach().to(torch.float64) for x in (gemm.a, gemm.b, result))

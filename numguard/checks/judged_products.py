@@ -7,10 +7,12 @@ magnitudes: every bound there is affine in it, and infinite from a limit on.
 from dataclasses import replace
 from functools import lru_cache
 from math import inf
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from numguard.backends.dot import bound_record, judging_record
 from numguard.checks.gemm import Gemm
 from numguard.checks.matmul_precision import Precision, reads_subnormals_as_zero
 from numguard.numerics.error_bounds.contraction_bounds import (
@@ -20,26 +22,41 @@ from numguard.numerics.error_bounds.contraction_bounds import (
 )
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF, smallest_rounding
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
-from numguard.shadow.arithmetic import Arithmetic, Bound, JudgedElements, Judging
+from numguard.shadow.arithmetic import Arithmetic
 from numguard.shadow.comparison import Comparison
+
+if TYPE_CHECKING:
+    from numguard.backends.dot import Bound, JudgedElements, Judging
 
 _ZERO = torch.zeros((), dtype=torch.float64)
 _ONE = torch.ones((), dtype=torch.float64)
 
 
-def _limit(accumulation: Accumulation, alpha: float) -> float:
-    return min(accumulation.largest * (min(1.0, abs(alpha)) or 1.0), accumulation.partial_largest)
-
-
-def _bound(accumulation: Accumulation, terms: int, alpha: float, num_results: int, flushes: bool) -> Bound:
-    """Return the coefficients of :func:`product_bound`, read off at sums of magnitudes of zero and one."""
+@lru_cache(maxsize=1024)
+def _coefficients(accumulation: Accumulation, terms: int, alpha: float) -> tuple[float, float]:
+    """Return slope and floor of :func:`product_bound` for one result, read off at sums of magnitudes of zero and one."""
     wide = replace(accumulation, largest=inf, partial_largest=inf)
-    floor = float(product_bound(_ZERO, terms, alpha, wide, num_results))
-    return Bound(
-        relative=float(product_bound(_ONE, terms, alpha, replace(wide, smallest_normal=0.0, partial_smallest=0.0))),
-        floor=floor,
+    slope = product_bound(_ONE, terms, alpha, replace(wide, smallest_normal=0.0, partial_smallest=0.0))
+    return float(slope), float(product_bound(_ZERO, terms, alpha, wide))
+
+
+@lru_cache(maxsize=1024)
+def _shadow_coefficients(height: int, alpha: float) -> tuple[float, float]:
+    """Return :func:`product_shadow_error` at sums of magnitudes of one and zero."""
+    return float(product_shadow_error(_ONE, height, alpha)), float(product_shadow_error(_ZERO, height, alpha))
+
+
+def _bound(
+    accumulation: Accumulation, terms: int, alpha: float, num_results: int, flushes: bool, *, partials_fit: bool
+) -> "Bound":
+    """Return the bound on a sum of results; ``partials_fit`` where the caller knows that no partial result overflows."""
+    relative, floor = _coefficients(accumulation, terms, alpha)
+    largest = accumulation.largest * (min(1.0, abs(alpha)) or 1.0)
+    return bound_record(
+        relative=relative,
+        floor=num_results * floor,
         factor=abs(alpha) * accumulation.smallest_normal if flushes else 0.0,
-        limit=_limit(accumulation, alpha),
+        limit=largest if partials_fit else min(largest, accumulation.partial_largest),
     )
 
 
@@ -55,19 +72,16 @@ def _judging(
     flushes: bool,
     rectified: bool,
     propagates: bool,
-) -> Judging:
+) -> "Judging":
     """Return what elements (``num_results == 1``, ``heights[0] == 0``) or checksums over rows are judged by."""
     sums_rows = heights[0] > 0
     strict, permissive = precision
-    if sums_rows:  # the norms of the factors take care of overflow
-        strict, permissive = replace(strict, partial_largest=inf), replace(permissive, partial_largest=inf)
+    error_relative, error_floor = _shadow_coefficients(heights[1], alpha)
+    if sums_rows:
         error_relative, error_floor = (sum(heights) + 4) * SHADOW_ROUNDOFF, 0.0
-    else:
-        tiny = float(product_shadow_error(_ZERO, heights[1], alpha))
-        error_relative, error_floor = float(product_shadow_error(_ONE, heights[1], alpha)), tiny
     judged = torch.float64 if sums_rows else dtype  # a checksum is a number in float64
     eta = smallest_rounding(dtype)
-    return Judging(
+    return judging_record(
         alpha=alpha,
         beta=beta,
         error_relative=error_relative,
@@ -78,15 +92,17 @@ def _judging(
         result_largest=float(torch.finfo(dtype).max),
         output_relative=UNIT_ROUNDOFF[dtype] if sums_rows else 0.0,
         output_floor=num_results * eta if sums_rows else 0.0,
-        strict=_bound(strict, terms, alpha, num_results, flushes),
-        permissive=_bound(permissive, terms, alpha, num_results, flushes),
+        strict=_bound(strict, terms, alpha, num_results, flushes, partials_fit=sums_rows),
+        permissive=_bound(permissive, terms, alpha, num_results, flushes, partials_fit=sums_rows),
         has_permissive=int(sums_rows or permissive != strict),
         rectified=int(rectified),
         propagates_nonfinite=int(propagates),
     )
 
 
-def _comparison(output: str, computed: Tensor, judged: JudgedElements, by: Judging, precision: Precision) -> Comparison:
+def _comparison(
+    output: str, computed: Tensor, judged: "JudgedElements", by: "Judging", precision: Precision
+) -> Comparison:
     return Comparison(
         output=output,
         computed=computed,
@@ -124,7 +140,7 @@ def judged_elements(gemm: Gemm, result: Tensor, arithmetic: Arithmetic, precisio
 
 
 def judged_checksum(
-    gemm: Gemm, result: Tensor, weights: Tensor, arithmetic: Arithmetic, precision: Precision
+    gemm: Gemm, result: Tensor, first_sign: int, arithmetic: Arithmetic, precision: Precision
 ) -> Comparison | None:
     """Return the comparison of the checksums of a product, judged; None where the route cannot read the operands."""
     assert arithmetic.fused is not None
@@ -141,7 +157,7 @@ def judged_checksum(
         False,
         False,
     )
-    judged = arithmetic.fused.checksums(gemm.a.detach(), gemm.b.detach(), result, _detached(gemm.added), weights, by)
+    judged = arithmetic.fused.checksums(gemm.a.detach(), gemm.b.detach(), result, _detached(gemm.added), first_sign, by)
     if judged is None or judged.computed is None:
         return None
     return _comparison("checksum", judged.computed, judged, by, precision)

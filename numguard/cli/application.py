@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 VERBS: Final = {
     "demo": ("numguard.cli.demo:demonstrate", "Train a small GPT on a broken torch.sum, and watch it being found."),
     "run": ("numguard.cli.run:run_program", "Run an unmodified training script under guard."),
+    "audit": ("numguard.cli.audit:examine_torch", "Examine the operators of the installed torch."),
+    "replay": ("numguard.cli.replay:replay_call", "Run a call that was found wrong again, from its capsule."),
     "report": ("numguard.cli.report:show_report", "Say what a run found: stop or go on, and what to do."),
+    "scaling": ("numguard.cli.scaling:app", "Predict a run from smaller ones, and score that: see scaling fit --help."),
+    "bench": ("numguard.cli.bench:measure", "Measure what the kernels of the checks cost, or predict it."),
 }
 DISTRIBUTION: Final = "numguard-torch"
 _INTERRUPTED: Final = 128 + 2

@@ -48,13 +48,15 @@ def read_run(path: str | os.PathLike[str]) -> RunRecords:
     )
 
 
-def iterate_events(path: str | os.PathLike[str]) -> Iterator[Event]:
+def iterate_events(path: str | os.PathLike[str], damage: DamageCounter | None = None) -> Iterator[Event]:
     """Yield every event that can be used, rank by rank, attempt by attempt, in the order of writing.
 
     Parameters
     ----------
     path
         As for :func:`read_run`.
+    damage
+        Counts what cannot be used, where given.
 
     Raises
     ------
@@ -62,7 +64,7 @@ def iterate_events(path: str | os.PathLike[str]) -> Iterator[Event]:
         As :func:`read_run`.
     """
     files, _ = event_files(Path(path))
-    damage = DamageCounter()
+    damage = DamageCounter() if damage is None else damage
     for process in _by_process(files):
         for _, event in _events_of_process(process, damage):
             yield event

@@ -71,10 +71,11 @@ def event_files(path: Path) -> tuple[list[EventFile], list[str]]:
     return sorted(files, key=lambda file: (file.rank, file.attempt, file.pid, file.part)), others
 
 
-def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
+def lines_of(path: Path, *, longest: int = MAX_EVENT_BYTES) -> Iterator[tuple[int, bytes]]:
     r"""Yield ``(line number, line)`` of every line that is not empty, ended by ``\n``, ``\r\n``, ``\r`` or the file.
 
-    A line longer than an event can be comes out cut: it is no event, and its length must not matter.
+    A line longer than ``longest`` bytes may come out cut to one more than that: it is no event, and its length must
+    not matter.
 
     Raises
     ------
@@ -108,7 +109,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
                     if line:
                         yield number, line
                     number += 1
-                carried = carried[: MAX_EVENT_BYTES + 1]
+                carried = carried[: longest + 1]
         except OSError as failure:
             raise InputError(path, f"line {number}", failure.strerror or str(failure)) from None
         if carried:

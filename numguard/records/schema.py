@@ -129,6 +129,7 @@ EVENTS: Final[Mapping[str, Mapping[str, FieldType]]] = MappingProxyType(
         "pause": {"step": COUNT},
         "resume": {"step": COUNT},
         "origin": {"step": COUNT, "block": TEXT, "phase": TEXT, "detail": TEXT},
+        "trend": {"step": COUNT, "name": TEXT, "level": NUMBER, "axis": TEXT, "rows": ITEMS},
         "stop": {"step": COUNT, "time": NUMBER, "reason": TEXT},
         "dropped": {"count": COUNT, "reason": TEXT},
     }

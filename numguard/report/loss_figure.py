@@ -13,8 +13,8 @@ from numguard.report.inert_text import inert
 from numguard.report.summary import RunSummary
 
 try:
-    import plotly.graph_objects as graph  # type: ignore[import-untyped]
-    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+    import plotly.graph_objects as graph
+    from plotly.offline import get_plotlyjs
 except ImportError:
     raise UsageError("plotly is not installed; run: pip install 'numguard-torch[cli]'") from None
 

@@ -22,7 +22,7 @@ def fit_figure(fitted: "Fit") -> Any:
         plotly is not installed.
     """
     try:
-        import plotly.graph_objects as graph  # type: ignore[import-untyped]
+        import plotly.graph_objects as graph
     except ImportError:
         raise UsageError("plotly is not installed; run: pip install 'numguard-torch[cli]'") from None
     problem = fitted.problem

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from numguard.scaling.holdout import Holdout
 from numguard.scaling.law import FloatArray

@@ -1,7 +1,7 @@
 """Profile intervals: how far a parameter can go before the best fit of all others gets significantly worse."""
 
 import numpy as np
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from numguard.scaling.descent import descend
 from numguard.scaling.law import FloatArray

@@ -25,6 +25,7 @@ _SYMPTOMS: Final = frozenset(
         "replica_divergence",
     }
 )
+_MOST_ADOPTED: Final = 100  # findings of one fingerprint that are kept apart by their steps; more are only counted
 _MAX_SITES: Final = 24  # listed in the evidence of a finding that many sites share
 
 
@@ -52,6 +53,7 @@ class Casebook:
         self._numbers = itertools.count(1)
         self._run = uuid.uuid4().hex[:6]
         self.num_accepted: Counter[str] = Counter()
+        self._num_adopted: Counter[str] = Counter()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -144,6 +146,27 @@ class Casebook:
         )
         self._cases[(kind, *key)] = _Case(finding, 1 << 60)
         return finding, True
+
+    def adopt(self, finding: Finding) -> tuple[Finding, bool] | None:
+        """Enter a finding that a detector made of the run as a whole: one for each step at which it alarmed."""
+        name = finding.fingerprint
+        if self._is_accepted(name):
+            return None
+        self._num_adopted[name] += 1
+        if self._num_adopted[name] > _MOST_ADOPTED:
+            case = self._cases[name, _MOST_ADOPTED]
+            case.finding = replace(case.finding, count=case.finding.count + 1)
+            return case.finding, False
+        own = replace(
+            finding,
+            id=f"{self._run}-{self._rank.rank}-{next(self._numbers)}",
+            rank=self._rank.rank,
+            host=self._rank.host,
+            device=self._rank.device,
+            cause=self._cause(finding.kind, "", finding.first_caught_step),
+        )
+        self._cases[name, self._num_adopted[name]] = _Case(own, 1 << 60)
+        return own, True
 
     def keep(self, finding: Finding, capsule: str) -> Finding:
         """Note where the inputs of a finding's call are kept, and return the finding with that."""

@@ -66,8 +66,15 @@ def guard(
         ``(state, *arguments)`` that computes in float64 what the module should return; ``state`` holds its
         parameters, buffers and plain numbers. What every module computes itself, and what the script computes from the
         model's result, is looked at without being asked for.
-    trend, reference
-        Reserved; this release accepts None only.
+    trend
+        What the loss should be along the run, predicted before it: what :func:`numguard.scaling.register` or
+        :func:`numguard.scaling.registered` returned, or the path of a registry that holds one prediction. A loss that
+        leaves the band is an ``off_trend`` finding. The prediction needs rows along ``step``, or along ``tokens``,
+        which ``g.step(loss, tokens=...)`` then has to tell.
+    reference
+        An earlier run with the same recipe on the same batches: its ``run_dir``, or its log in one of the formats that
+        ``numguard curve`` reads. Its noise is subtracted, so that a slow drift becomes visible; where the batches turn
+        out not to be the same, that is said and the reference is left alone.
 
     Returns
     -------
@@ -79,7 +86,7 @@ def guard(
     UsageError
         For an option that does not exist or cannot be: says what to type instead.
     InputError
-        If the file of accepted fingerprints is damaged.
+        If the file of accepted fingerprints, the registry or the log of the earlier run is damaged.
 
     Notes
     -----

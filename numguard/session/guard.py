@@ -60,6 +60,7 @@ class Guard:
         self._suspended = 0
         self._paused_seconds = 0.0
         self._pauses = 0
+        self._losses: Any = None  # what a later start goes on from
 
     # -- start and stop ----------------------------------------------------------------------------------------
 
@@ -78,7 +79,7 @@ class Guard:
         self._run = Run(self._options, self._model, self._optimizers, self._send)
         self._running, self._thread = True, threading.get_ident()
         entered(self)
-        self._run.begin(self._step)
+        self._run.begin(self._step, self._losses)
         self._step_began = perf_counter()
         self._begin_step()
         return self
@@ -96,6 +97,7 @@ class Guard:
             run.arming.leave()
             run.catch_up(self._step_began)
             run.finish(self._step, reason)
+            self._losses = run.losses.state()
         except Exception as error:
             run.health.failed(error)
         self._raise_if_asked()
@@ -125,6 +127,7 @@ class Guard:
         tokens: int | None = None,
         grad_norm: Tensor | float | None = None,
         batch_id: str | int | None = None,
+        loss_scale: float | None = None,
     ) -> None:
         """End one optimizer step and begin the next. Call it once per optimizer step.
 
@@ -135,8 +138,10 @@ class Guard:
             accumulation give the sum or the mean, or call :meth:`micro_step` for each part.
         step
             Number of the step that has ended, where the loop counts by itself (after a restart, say).
-        lr, tokens, grad_norm, batch_id
-            Recorded beside the loss.
+        lr, tokens, grad_norm, batch_id, loss_scale
+            Recorded beside the loss, and told to the detectors that watch it: they know then which changes the
+            learning rate explains, where the run is in a trend along tokens (seen so far), and which batch is hard
+            (:func:`numguard.detectors.batch_order_hash`).
 
         Raises
         ------
@@ -152,7 +157,7 @@ class Guard:
             self._step + 1 < self._wake
             and step is None
             and loss.__class__ is Tensor
-            and grad_norm is lr is tokens is batch_id is None
+            and grad_norm is lr is tokens is batch_id is loss_scale is None
             and not self._micro
             and threading.get_ident() == self._thread
             and run is not None
@@ -169,6 +174,7 @@ class Guard:
         loss = _checked_loss(self._whole_loss(loss))
         number = self._step if step is None else _checked_step(step)
         extra = {"lr": lr, "tokens": tokens, "grad_norm": grad_norm, "batch_id": batch_id}
+        extra["loss_scale"] = loss_scale
         try:
             armed = run.arming.leave()
             with run.clock:
@@ -346,8 +352,15 @@ class Guard:
         return self._run.report(self._step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a later attempt of the same run needs to go on: plain JSON values."""
-        return {"schema": STATE_SCHEMA, "step": self._step}
+        """Return what a later attempt of the same run needs to go on: plain JSON values.
+
+        The losses that the detectors know are in it, up to some ten thousand numbers, so that a resumed run is watched
+        from its first step on.
+        """
+        if self._running and self._run is not None:
+            self._step_began = self._run.catch_up(self._step_began)
+            self._losses = self._run.losses.state()
+        return {"schema": STATE_SCHEMA, "step": self._step, "losses": self._losses}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`; call it before :meth:`start`.
@@ -365,6 +378,7 @@ class Guard:
             found = state.get("schema") if isinstance(state, dict) else type(state).__name__
             raise UsageError(f"the state has schema {found!r}; this release reads schema {STATE_SCHEMA} of a guard")
         self._step = _checked_step(state.get("step"))
+        self._losses = state.get("losses")
 
 
 def _checked_loss(loss: Any) -> Tensor | float | None:

@@ -1,12 +1,14 @@
 """What a user hands to a guard, asked for what the rooms need to know of it."""
 
 from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from numguard.errors import UsageError
+from numguard.interception.mailbox import ImmediateMailbox, Mailbox, Parcel, RingMailbox
 
 
 def module_names(model: torch.nn.Module | None) -> dict[int, str]:
@@ -53,3 +55,29 @@ def checked_optimizers(optimizer: Any) -> tuple[torch.optim.Optimizer, ...]:
         if not hasattr(one, "param_groups") or not callable(getattr(one, "step", None)):
             raise UsageError(f"optimizer= got a {type(one).__name__}; give a torch optimizer, or a list of them")
     return given
+
+
+def mailbox_for(model: torch.nn.Module | None, send: Callable[[Tensor], Parcel] | None) -> tuple[Mailbox, bool]:
+    """Return what carries numbers to the host, and whether it does so at once.
+
+    Parameters
+    ----------
+    model
+        Its device decides.
+    send
+        Starts a copy; None for the device's own way.
+    """
+    device = next((p.device for p in model.parameters()), None) if model is not None else None
+    if send is not None:
+        return RingMailbox(device or torch.device("cpu"), send), False
+    if device is not None and device.type == "cuda":
+        return RingMailbox(device), False
+    return ImmediateMailbox(), True
+
+
+def installed_version() -> str:
+    """Return the version of the installed package, ``"unknown"`` in a source tree."""
+    try:
+        return version("numguard-torch")
+    except PackageNotFoundError:
+        return "unknown"

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from numguard.checks import select
+from numguard.detectors import ReferenceRun
 from numguard.errors import UsageError
 from numguard.finding import Finding
 from numguard.interception.regions import DeclaredRegion
 from numguard.regions import REFERENCE_FORMS
+from numguard.session.earlier_run import reference_of
+from numguard.session.registered_trend import RegisteredTrend, trend_of
 
 OnFinding = Literal["log", "raise"] | Callable[[Finding], object]
 
@@ -40,6 +43,10 @@ class GuardOptions:
         ``"summary"``, or ``"capsule"`` to keep the inputs of the first call of each finding.
     regions
         Modules that are shadowed whole.
+    trend
+        Band that the loss was predicted to stay in.
+    reference
+        Losses of an earlier run.
     """
 
     run_dir: Path | None = None
@@ -52,6 +59,8 @@ class GuardOptions:
     seed: int = 0
     capture: str = "summary"
     regions: tuple[DeclaredRegion, ...] = ()
+    trend: RegisteredTrend | None = None
+    reference: ReferenceRun | None = None
 
     @property
     def exhaustive(self) -> bool:
@@ -145,16 +154,12 @@ def make_options(arguments: Mapping[str, Any]) -> GuardOptions:
     ------
     UsageError
         With what was given, why it is wrong, and what to type instead.
+    InputError
+        If the registry of ``trend`` or the log of ``reference`` cannot be used.
     """
     on_finding = arguments["on_finding"]
     if on_finding not in ("log", "raise") and not callable(on_finding):
         raise UsageError(f'on_finding={on_finding!r} is not known; give "log", "raise", or a function of one Finding')
-    for name, meaning in (
-        ("trend", "registered predictions"),
-        ("reference", "earlier runs as reference"),
-    ):
-        if arguments[name] is not None:
-            raise UsageError(f"{name}= was given, but this release does not have {meaning} yet; leave it out")
     capture = arguments["capture"]
     if capture not in ("summary", "capsule"):
         raise UsageError(f'capture={capture!r} is not known; give "summary", or "capsule" to keep the inputs')
@@ -174,4 +179,6 @@ def make_options(arguments: Mapping[str, Any]) -> GuardOptions:
         seed=seed,
         capture=capture,
         regions=_regions(arguments["regions"]),
+        trend=trend_of(arguments["trend"]),
+        reference=reference_of(arguments["reference"]),
     )

@@ -43,6 +43,8 @@ class Regions:
         Take cost, findings and faults; picks the random changes.
     on_host
         Whether the model lies in host memory: to judge a region is to read its numbers.
+    at_budget
+        Whether regions wait for their turn; an exhaustive guard looks at each that runs.
     """
 
     def __init__(
@@ -59,8 +61,9 @@ class Regions:
         fault: Callable[[str, BaseException], None],
         seed: int,
         on_host: bool,
+        at_budget: bool,
     ) -> None:
-        self._enter, self._is_sound = enter, is_sound
+        self._enter, self._is_sound, self._at_budget = enter, is_sound, at_budget
         self._watch: RegionWatch | None = None
         self._unwatched: dict[str, int] = {}
         if model is None:
@@ -130,7 +133,11 @@ class Regions:
 
     def uncovered(self) -> Mapping[str, int]:
         """Return why regions could not be judged, with how often."""
-        return self._unwatched if self._watch is None else dict(self._watch.uncovered)
+        if self._watch is None:
+            return self._unwatched
+        reasons = dict(self._watch.uncovered)
+        waiting = sum(not site.num_checked for site in self._watch.sites) if self._at_budget else 0
+        return reasons | ({"regions: not looked at yet within the budget": waiting} if waiting else {})
 
     def coverage(self, num_steps: int) -> tuple[SiteCoverage, ...]:
         """Return what was looked at, in the form that operators have."""

@@ -4,7 +4,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import torch
@@ -12,12 +11,13 @@ from torch import Tensor
 
 from numguard.backends.selection import prepare
 from numguard.checks import REGISTRY, select
+from numguard.detectors import LossMonitor
 from numguard.finding import Finding
 from numguard.interception.attribution import Attribution, Origin
 from numguard.interception.boundaries import Boundaries, affordable_marks
 from numguard.interception.budget import Budget, OwnClock
 from numguard.interception.inspection import Inspector
-from numguard.interception.mailbox import ImmediateMailbox, Mailbox, Parcel, RingMailbox
+from numguard.interception.mailbox import Parcel
 from numguard.interception.mode import ArmedMode, cost_of_passing
 from numguard.interception.nonfinite_origin import OriginSearch
 from numguard.interception.observation import Observation
@@ -32,8 +32,9 @@ from numguard.session.casebook import Casebook
 from numguard.session.check_table import table_of
 from numguard.session.coverage import Coverage, is_first_covered, site_coverage
 from numguard.session.health import Health
-from numguard.session.ingredients import membership, module_names, num_parameters
+from numguard.session.ingredients import installed_version, mailbox_for, membership, module_names, num_parameters
 from numguard.session.journal import Journal
+from numguard.session.loss_watch import ALARMS, LossWatch
 from numguard.session.options import GuardOptions
 from numguard.session.overhead import Overhead
 from numguard.session.provenance import Provenance
@@ -50,7 +51,7 @@ from numguard.shadow.comparison import Comparison
 
 log = logging.getLogger("numguard")
 
-_BURST_AFTER_NONFINITE: Final = 2  # steps
+_AUTOMATIC_BURST: Final = 2  # steps
 _MAX_AUTOMATIC_BURSTS: Final = 3  # per run: an alarm that comes every step must not make every step exhaustive
 _SELF_TEST_EVERY: Final = 1000  # steps
 
@@ -89,7 +90,7 @@ class Run:
         self._last_error_step: int | None = None
         self.log: Log = self._open_log()
         self.journal = Journal(self.log, writes_steps=self.rank.rank == 0)
-        self.mailbox, immediate = self._mailbox(model, send)
+        self.mailbox, immediate = mailbox_for(model, send)
         self.origins = OriginSearch(self.mailbox, membership(model, optimizers))
         self.health = Health(self)
         self.inspector = Inspector(
@@ -134,6 +135,16 @@ class Run:
             on_nonfinite=self._nonfinite,
             on_loss=self._loss,
         )
+        self.losses = LossWatch(
+            # One rank is enough: a loss that is averaged over the ranks is the same everywhere, and the alarms of one
+            # that is not would come from some rank all the time.
+            monitor=LossMonitor(reference=options.reference, trend=options.trend) if self.rank.rank == 0 else None,
+            trend=options.trend,
+            mailbox=self.mailbox,
+            immediate=immediate,
+            found=self._loss_alarm,
+            fault=self.health.fault,
+        )
         self.triggers = Triggers(options.run_dir)
         self.step_count = StepCount(optimizers, self.arming.before_update, self.arming.after_update)
         self.provenance = self._make_provenance(model, optimizers)
@@ -155,6 +166,7 @@ class Run:
             fault=self.health.fault,
             seed=self.options.seed * 1_000_003 + self.rank.rank,
             on_host=immediate,
+            at_budget=not self.options.exhaustive,
         )
 
     def _make_provenance(
@@ -176,15 +188,6 @@ class Run:
             return MemoryLog()
         self.attempt = next_attempt(self.options.run_dir, self.rank.rank)
         return EventLog(self.options.run_dir, rank=self.rank.rank, attempt=self.attempt)
-
-    @staticmethod
-    def _mailbox(model: torch.nn.Module | None, send: Callable[[Tensor], Parcel] | None) -> tuple[Mailbox, bool]:
-        device = next((p.device for p in model.parameters()), None) if model is not None else None
-        if send is not None:
-            return RingMailbox(device or torch.device("cpu"), send), False
-        if device is not None and device.type == "cuda":
-            return RingMailbox(device), False
-        return ImmediateMailbox(), True
 
     def _admits(self, origin: Origin, check: str) -> bool:
         modules, skip = self.options.modules, self.options.skip
@@ -212,14 +215,15 @@ class Run:
 
     def _thin_out(self) -> None:
         """Watch as many blocks as a part of the budget pays for, now that the length of a step is known."""
+        self.losses.set_pace(self.options.budget, self.arming.typical_seconds)
         if self.boundaries is not None and self.options.budget is not None:
             marks = affordable_marks(self.options.budget, self.arming.typical_seconds, len(self.boundaries.blocks))
             self.boundaries.thin_out(*marks)
 
     # -- life --------------------------------------------------------------------------------------------------
 
-    def begin(self, step: int) -> None:
-        """Write the start, and send the planted fault through."""
+    def begin(self, step: int, losses: Any = None) -> None:
+        """Write the start, send the planted fault through, and let the loss alarms go on from their state."""
         self.triggers.start()
         self.step_count.start()
         if self.options.checks is None:
@@ -228,7 +232,7 @@ class Run:
         self.journal.write(
             "start",
             step=step,
-            version=_version(),
+            version=installed_version(),
             torch=torch.__version__,
             rank=self.rank.rank,
             world_size=self.rank.world_size,
@@ -242,7 +246,10 @@ class Run:
             checks=sorted(check.name for check in self.checks),
             time=time.time(),
         )
+        if self.options.trend is not None and self.losses.is_on:
+            self.journal.write("trend", step=step, **self.options.trend.to_fields())
         self.health.test(step)
+        self.losses.go_on(losses, step, self.health.degrade)
         self.clock.seconds = 0.0  # the start is not part of any step
 
     def begin_step(self, step: int) -> int:
@@ -273,7 +280,9 @@ class Run:
         for resting in self._resting.drain():
             elapsed = max(resting.ended - began, 1e-9)
             began = resting.ended
-            self.arming.end_step(elapsed, resting.hook_seconds + SECONDS, armed=False)
+            watching = self.losses.take(resting.step, resting.loss)
+            self.clock.add(-watching)  # it belongs to the step that rested, not to the one that catches up
+            self.arming.end_step(elapsed, resting.hook_seconds + SECONDS + watching, armed=False)
             self._num_steps += 1
             self.journal.step(resting.step, resting.loss, elapsed, self.budget.own_seconds, False, {})
         return began
@@ -282,6 +291,7 @@ class Run:
         """Close a step: numbers, cost, records, and whatever has arrived from the device."""
         self.mailbox.flush()
         self.mailbox.collect()
+        self.losses.expect(step, extra)
         value = self.vitals.end_step(step, loss, searched=armed and self.inspector.searching)
         own = self.clock.seconds + self._hook_seconds
         self.clock.seconds = self._hook_seconds = 0.0
@@ -415,13 +425,22 @@ class Run:
                 phase=str(fields["phase"]),
                 detail=str(fields["message"]),
             )
+        self._burst_by_itself(found.step + 1, "nonfinite")
+
+    def _burst_by_itself(self, step: int, reason: str) -> None:
         if self._num_bursts < _MAX_AUTOMATIC_BURSTS and not self.options.exhaustive:
             self._num_bursts += 1
-            self.burst(found.step + 1, _BURST_AFTER_NONFINITE, "nonfinite")
+            self.burst(step, _AUTOMATIC_BURST, reason)
 
     def _loss(self, step: int, loss: float) -> None:
         if not self.inspector.immediate:
             self.journal.set_loss(step, loss)
+        self.losses.take(step, loss)
+
+    def _loss_alarm(self, finding: Finding) -> None:
+        self._enter(self.casebook.adopt(finding))
+        if finding.kind in ALARMS:
+            self._burst_by_itself((finding.first_caught_step or 0) + 1, finding.kind)
 
     # -- results -----------------------------------------------------------------------------------------------
 
@@ -433,7 +452,10 @@ class Run:
                 *(site_coverage(site, self._num_steps) for site in sites),
                 *self.regions.coverage(self._num_steps),
             ),
-            uncovered=dict(self.inspector.uncovered) | self._unarmed() | dict(self.regions.uncovered()),
+            uncovered=dict(self.inspector.uncovered)
+            | self._unarmed()
+            | dict(self.regions.uncovered())
+            | self.losses.uncovered(self._num_steps),
             first_coverage_step=self._first_coverage_step,
             num_steps=self._num_steps,
             num_armed_steps=self.arming.num_armed,
@@ -472,10 +494,3 @@ class Run:
         self.journal.flush_steps()
         self._write_coverage(step)
         return plain_report(summarise(self.log.records()))
-
-
-def _version() -> str:
-    try:
-        return version("numguard-torch")
-    except PackageNotFoundError:
-        return "unknown"

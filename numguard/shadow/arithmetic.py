@@ -7,12 +7,12 @@ shadow code of a check is written once against :class:`Arithmetic` and evaluated
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from numguard.backends.dot import Bound as Bound
-from numguard.backends.dot import JudgedElements as JudgedElements
-from numguard.backends.dot import Judging as Judging
+if TYPE_CHECKING:
+    from numguard.backends.dot import JudgedElements, Judging
 
 UNIT_ROUNDOFF = 2.0**-53  # of the float64 that every shadow is evaluated in
 
@@ -37,8 +37,8 @@ class FusedSums:
 
     rows: Callable[[Tensor, int], tuple[Tensor, Tensor] | None]
     product: Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None]
-    elements: Callable[[Tensor, Tensor, Tensor, Tensor | None, Judging], JudgedElements | None]
-    checksums: Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor, Judging], JudgedElements | None]
+    elements: "Callable[[Tensor, Tensor, Tensor, Tensor | None, Judging], JudgedElements | None]"
+    checksums: "Callable[[Tensor, Tensor, Tensor, Tensor | None, int, Judging], JudgedElements | None]"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

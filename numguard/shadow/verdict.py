@@ -79,11 +79,10 @@ def evaluate(comparison: Comparison) -> Tensor:
     lenient = strict
     if comparison.permissive is not None:
         lenient = judge(computed, exact, flat(comparison.permissive), **arguments)  # type: ignore[arg-type]
-    worst = lenient.ratio.argmax()
+    worst, worst_strict = _place_of_largest(lenient.ratio), _place_of_largest(strict.ratio)
     signed = torch.where(torch.isfinite(strict.ratio), strict.ratio, 0.0) * torch.sign(computed.double() - exact)
     signed = torch.nan_to_num(signed)
     ones = torch.full((computed.numel(),), 1.0 / computed.numel(), dtype=torch.float64, device=computed.device)
-    take = worst.reshape(1)
     # The result is representable and not there: an intermediate left its format.
     representable = torch.isfinite(exact) & (exact.abs() < _largest(computed.dtype))
     overflowed = lenient.indeterminate & representable & ~torch.isfinite(computed)
@@ -94,16 +93,23 @@ def evaluate(comparison: Comparison) -> Tensor:
             torch.count_nonzero(lenient.ratio > 1.0).double(),
             torch.count_nonzero(strict.ratio > 1.0).double(),
             torch.count_nonzero(overflowed).double(),
-            lenient.ratio.take(take)[0],
-            strict.ratio.amax(),
-            worst.double(),
-            computed.take(take)[0].double(),
-            exact.take(take)[0],
-            lenient.bound.take(take)[0],
-            strict.bound.take(take)[0],
+            lenient.ratio.take(worst)[0],
+            strict.ratio.take(worst_strict)[0],
+            worst.double()[0],
+            computed.take(worst)[0].double(),
+            exact.take(worst)[0],
+            lenient.bound.take(worst)[0],
+            strict.bound.take(worst)[0],
             torch.dot(signed, ones),
         ]
     )
+
+
+def _place_of_largest(ratios: Tensor) -> Tensor:
+    """Return where the largest ratio stands, as one index; in host memory without torch's own argmax, which is judged."""
+    if ratios.device.type == "cpu":
+        return torch.from_numpy(np.atleast_1d(ratios.numpy().argmax()))
+    return ratios.argmax().clamp(0, ratios.numel() - 1).reshape(1)  # a wrong index must not leave the memory
 
 
 def evaluate_on_host(comparison: Comparison) -> Tensor:

@@ -1,0 +1,119 @@
+"""The band of a registered prediction, asked for step by step while the run goes on."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from numguard.errors import UsageError
+
+if TYPE_CHECKING:
+    from numguard.scaling import Registered
+
+_NUM_SHOWN: Final = 128  # places at which a report draws the band
+_AXES: Final = {"step": ("step",), "tokens": ("tokens", "D")}
+
+
+class RegisteredTrend:
+    """Value and band at a step of the run, or at the tokens that the loop says it has seen.
+
+    Parameters
+    ----------
+    registered
+        The prediction, of two rows or more along ``step`` or ``tokens``.
+
+    Raises
+    ------
+    UsageError
+        Where the prediction says nothing about places along a run.
+    """
+
+    def __init__(self, registered: Registered) -> None:
+        self.name, self.level = registered.name, registered.level
+        for axis, names in _AXES.items():
+            marks = next((registered.columns[name] for name in names if name in registered.columns), ())
+            if len(set(marks)) > 1:
+                break
+        else:
+            raise UsageError(
+                f"trend= got {registered.name!r}, which was registered with {', '.join(registered.columns)} and does "
+                "not say what the loss should be along a run; register it with a value for each of several steps: "
+                'scaling.register(..., also={"step": [...]})'
+            )
+        self.axis = axis
+        rows = sorted(range(len(marks)), key=marks.__getitem__)
+        self._marks = [marks[row] for row in rows]
+        # Pairs of neighbours: the band of a whole registered curve would be searched through at every step.
+        self._pairs = [
+            replace(
+                registered,
+                columns={axis: (marks[first], marks[last])},
+                **{
+                    part: tuple(getattr(registered, part)[row] for row in (first, last))
+                    for part in ("value", "low", "high")
+                },
+            )
+            for first, last in zip(rows, rows[1:], strict=False)
+        ]
+        self.tokens: float | None = None
+
+    def __call__(self, step: int) -> tuple[float, float, float] | None:
+        """Return value, low and high end at a step, or None where nothing was predicted."""
+        return self._at(float(step) if self.axis == "step" else self.tokens)
+
+    def _at(self, place: float | None) -> tuple[float, float, float] | None:
+        if place is None or not self._marks[0] <= place <= self._marks[-1]:
+            return None
+        pair = self._pairs[min(bisect_right(self._marks, place), len(self._pairs)) - 1]
+        band = pair.band(**{self.axis: place})
+        return None if band is None else (band.value, band.low, band.high)
+
+    def to_fields(self) -> dict[str, Any]:
+        """Return the fields of a ``trend`` event: ``rows`` are places along the band that a report can join by lines."""
+        return {"name": self.name, "level": self.level, "axis": self.axis, "rows": self._drawn()}
+
+    def _drawn(self) -> list[list[float]]:
+        first, last = self._marks[0], self._marks[-1]
+        if first > 0.0:
+            inner = [first * (last / first) ** (part / _NUM_SHOWN) for part in range(1, _NUM_SHOWN)]
+        else:
+            inner = [first + (last - first) * part / _NUM_SHOWN for part in range(1, _NUM_SHOWN)]
+        marks = self._marks[:: -(-len(self._marks) // _NUM_SHOWN)]
+        places = sorted({*marks, *inner, last})
+        return [[place, *found] for place in places if (found := self._at(place)) is not None]
+
+
+def trend_of(value: Any) -> RegisteredTrend | None:
+    """Return the trend that a user handed in.
+
+    Parameters
+    ----------
+    value
+        A registered prediction, or the path of a registry with one prediction; None for none.
+
+    Raises
+    ------
+    UsageError
+        For anything else: says what to type instead.
+    InputError
+        If the registry is none, or was changed after it was written.
+    """
+    if value is None:
+        return None
+    from numguard import scaling
+
+    if isinstance(value, scaling.Registered):
+        return RegisteredTrend(value)
+    if isinstance(value, scaling.Fit):
+        raise UsageError(
+            "trend= got a Fit, which does not say where along a run it holds; write the prediction down before the "
+            'run: trend=scaling.register("predictions.json", fit, name=..., also={"step": [...]}, ...)'
+        )
+    try:
+        return RegisteredTrend(scaling.registered(value))
+    except TypeError:
+        raise UsageError(
+            f"trend= got a {type(value).__name__}; give what scaling.register(...) or scaling.registered(...) "
+            "returned, or the path of a registry, or leave it out"
+        ) from None
