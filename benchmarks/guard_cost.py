@@ -143,7 +143,9 @@ def memory(width: int) -> None:
                     marks.append(int(file.read().split()[1]) * resource.getpagesize() / 2**20)
         if guard is not None:
             guard.stop()
-        print(f"{name}: resident MiB after 50, 500, 1000, 2000, 3000 and 4000 steps: {[round(mark, 1) for mark in marks]}")
+        print(
+            f"{name}: resident MiB after 50, 500, 1000, 2000, 3000 and 4000 steps: {[round(mark, 1) for mark in marks]}"
+        )
 
 
 def main() -> None:

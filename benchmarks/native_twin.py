@@ -86,8 +86,12 @@ def stock(threads: int) -> None:
     print(f"{best['stock'] / best['twin']:.0f} x")
 
 
-def checks(width: int, num_blocks: int, budget: float, threads: int) -> None:
-    """Print the checks that two guards make of one budget, with the twin and without, in interleaved blocks."""
+def checks(width: int, num_blocks: int, budget: float, threads: int, seconds: float) -> None:
+    """Print the checks that two guards make of one budget, with the twin and without, in interleaved blocks.
+
+    No pair of blocks is begun that would not end within ``seconds``.
+    """
+    started = time.perf_counter()
     torch.set_num_threads(threads)
     steps = 200 if width == 64 else 40
     runs: dict[str, Training] = {}
@@ -101,6 +105,9 @@ def checks(width: int, num_blocks: int, budget: float, threads: int) -> None:
         guard.start()  # the second suspends the first
     guards["torch"].suspend()
     for block in range(-2, num_blocks):  # the first blocks agree on an interval and visit every site
+        began = time.perf_counter()
+        if block > 0 and began - started + (began - started) / (block + 2) > seconds:
+            break
         for name in ("native", "torch") if block % 2 else ("torch", "native"):
             os.environ["NUMGUARD_BACKEND"] = name
             guard, run = guards[name], runs[name]
@@ -132,6 +139,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256, choices=sorted(LENGTHS))
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--budget", type=float, default=0.01)
+    parser.add_argument("--seconds", type=float, default=85.0, help="how long the checks may take")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     if given.what == "table":
@@ -139,7 +147,7 @@ def main() -> None:
     elif given.what == "stock":
         stock(given.threads)
     else:
-        checks(given.width, given.blocks, given.budget, given.threads)
+        checks(given.width, given.blocks, given.budget, given.threads, given.seconds)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ from numguard.shadow.verdict import WIDTH, Verdict
 
 log = logging.getLogger("numguard")
 
+_LIMIT: Final = float(1 << 33)  # multiply-adds of one shadow: who asks about one call waits for long rows, too
+
 
 @cache
 def checked_operators() -> Mapping[torch._ops.OpOverload, tuple[Check, ...]]:
@@ -124,6 +126,7 @@ class Inquiry:
             report=self.observe,
             fault=self._fault,
         )
+        self._inspector.exhaustive_limit = _LIMIT
 
     @property
     def attribution(self) -> Attribution:

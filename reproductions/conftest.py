@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Refuse a reproduction that does not say what it is."""
     for item in items:
-        if not item.path.parent.name == "reproductions":
+        if item.path.parent.name != "reproductions":
             continue
         mark = item.get_closest_marker("reproduction")
         given = dict(mark.kwargs) if mark is not None else {}
@@ -104,4 +104,3 @@ def silent(tell: Callable[..., None]) -> Callable[..., Stage]:
         return stage
 
     return watch
-

@@ -80,23 +80,24 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list
                 child.start()
                 theirs.close()
                 children.append((child, ours))
+            other: BaseProcess
             try:
                 results = [_rank(function, meeting, 0, world_size, args)]
             except Exception:
-                for child, ours in children:  # a rank that failed first is the reason that this one could not go on
-                    _answer(child, ours, patience=1.0, else_none=True)
+                for other, ours in children:  # a rank that failed first is the reason that this one could not go on
+                    _answer(other, ours, patience=1.0, else_none=True)
                 raise
-            for child, ours in children:
-                result, findings = _answer(child, ours, patience=PATIENCE.total_seconds())
+            for other, ours in children:
+                result, findings = _answer(other, ours, patience=PATIENCE.total_seconds())
                 results.append(result)
                 for watcher in _guards(args):
                     watcher.from_ranks.extend(findings)
             return results
         finally:
             torch.set_num_threads(threads)
-            for child, ours in children:
-                child.kill()
-                child.join()
+            for other, ours in children:
+                other.kill()
+                other.join()
                 ours.close()
 
 
@@ -117,9 +118,7 @@ def _start_server(context: ForkServerContext) -> None:
 def _rank(function: Callable[..., Any], meeting: Path, rank: int, world_size: int, args: tuple[Any, ...]) -> Any:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size, timeout=PATIENCE
-    )
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size, timeout=PATIENCE)
     try:
         result = function(rank, *args)
         dist.barrier()
@@ -130,7 +129,7 @@ def _rank(function: Callable[..., Any], meeting: Path, rank: int, world_size: in
 
 def _child(answers: Connection, meeting: Path, rank: int, world_size: int, task: bytes) -> None:
     try:
-        function, args = pickle.loads(task)  # noqa: S301 - our own bytes
+        function, args = pickle.loads(task)
         result = _rank(function, meeting, rank, world_size, args)
         findings = [finding for watcher in _guards(args) for finding in watcher.findings]
         # Bytes: a tensor sent as such would be shared memory of a process that is about to end.
@@ -145,7 +144,7 @@ def _answer(child: BaseProcess, answers: Connection, *, patience: float, else_no
             return None
         raise RankError(f"{child.name} did not answer within {patience:.0f} s")
     try:
-        how, what = pickle.loads(answers.recv_bytes())  # noqa: S301 - our own bytes
+        how, what = pickle.loads(answers.recv_bytes())
     except EOFError:
         child.join(1.0)
         raise RankError(f"{child.name} died with exit status {child.exitcode}") from None

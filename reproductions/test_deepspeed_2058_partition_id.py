@@ -33,7 +33,7 @@ pytestmark = pytest.mark.reproduction(
     found_by=None,
     missing="equivalences of the whole step",
 )
-WIDTH, STEPS = 16, 30
+WIDTH, STEPS = 16, 15
 
 
 def train(rank: int, stage: Stage) -> dict[str, Tensor]:

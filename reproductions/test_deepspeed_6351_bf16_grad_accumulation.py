@@ -26,7 +26,7 @@ pytestmark = pytest.mark.reproduction(
     found_by=None,
     missing="equivalences of the whole step",
 )
-MICRO_BATCHES, WIDTH = 600, 4
+MICRO_BATCHES, WIDTH = 400, 4
 
 
 def play(stage: Stage) -> None:

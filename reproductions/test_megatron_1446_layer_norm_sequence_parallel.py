@@ -31,7 +31,7 @@ pytestmark = pytest.mark.reproduction(
     found_by=None,
     missing="agreement between ranks",
 )
-WIDTH, LENGTH, STEPS = 16, 32, 20
+WIDTH, LENGTH, STEPS = 16, 32, 8
 
 
 def train(rank: int, stage: Stage) -> tuple[Tensor, Tensor]:

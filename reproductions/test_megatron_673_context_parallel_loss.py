@@ -30,7 +30,7 @@ pytestmark = pytest.mark.reproduction(
     found_by=None,
     missing="equivalences of the whole step",
 )
-WIDTH, LENGTH, STEPS, CONTEXT_RANKS = 16, 32, 10, 2
+WIDTH, LENGTH, STEPS, CONTEXT_RANKS = 16, 32, 6, 2
 
 
 def train(rank: int, stage: Stage) -> tuple[list[float], Tensor]:

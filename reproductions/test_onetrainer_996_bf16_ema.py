@@ -1,13 +1,13 @@
-"""A bf16 teacher with decay 0.999 never catches up with its student.
+"""A bf16 average of the weights never catches up with its student.
 
 Symptom
     The exponential moving average of the weights (the teacher of a self-distilled model, the weights that are
-    evaluated) stays far behind: it stops at a quarter of the way, and evaluating it looks like a model that has not
-    learned.
+    evaluated) stays behind: with decay 0.99 it stops at four fifths of the way, with 0.999 at a quarter, and
+    evaluating it looks like a model that has not learned.
 Cause
-    Each step adds one thousandth of the distance. In bf16 that is below half the spacing of the averaged weight as
-    soon as it has come part of the way, and the sum is rounded back. Two formulas that are equal on paper stop at
-    different places: lerp at 0.25, multiply and add at 0.5.
+    Each step adds a small part of the distance. In bf16 that is below half the spacing of the averaged weight as soon
+    as it has come some of the way, and the sum is rounded back. With decay 0.999 two formulas that are equal on paper
+    stop at different places: lerp at 0.25, multiply and add at 0.5.
 Fix
     Keep the average in fp32.
 Affected
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.reproduction(
     catalogue="L35-ema-bf16",
     found_by="guard",
 )
-STEPS, WIDTH, DECAY = 1000, 8, 0.99
+STEPS, WIDTH, DECAY = 300, 8, 0.99
 
 
 class Distilled(torch.nn.Module):
@@ -50,7 +50,7 @@ class Distilled(torch.nn.Module):
 def play(stage: Stage) -> None:
     model = stage.cast(Distilled(), torch.float32)
     stage.cast(model.teacher, torch.float32 if stage.fixed else torch.bfloat16)
-    optimizer = torch.optim.SGD(model.student.parameters(), lr=1e-6)
+    optimizer = torch.optim.SGD(model.student.parameters(), lr=1e-4)
 
     @torch.no_grad()
     def follow(*_: object) -> None:
@@ -73,7 +73,7 @@ def test_the_bug_shows(tell):
     broken, fixed = perform(play), perform(play, fixed=True)
     tell("the teacher's weight after", STEPS, "steps:", broken.number("teacher"), "in fp32:", fixed.number("teacher"))
     assert broken.number("teacher") < 0.9
-    assert fixed.number("teacher") > 0.99
+    assert fixed.number("teacher") > 0.94
 
 
 def test_numguard_finds_it(found):
@@ -82,4 +82,4 @@ def test_numguard_finds_it(found):
 
 
 def test_the_fix_is_silent(silent):
-    assert silent(play).number("teacher") > 0.99
+    assert silent(play).number("teacher") > 0.94

@@ -1,8 +1,9 @@
 """cross_entropy over a micro-batch without labels is NaN.
 
 Symptom
-    A fine-tuning run dies with NaN after days, on a micro-batch like any other: every one of its labels is -100,
-    because the prompt filled the whole context, or a ring-attention shard is all padding.
+    A fine-tuning run is stopped for a NaN loss after days, on a micro-batch like any other: every one of its labels is
+    -100, because the prompt filled the whole context, or a ring-attention shard is all padding. Every mean that the
+    loss enters, over micro-batches or over ranks, is NaN as well.
 Cause
     The mean divides by the number of labels that count, which is 0.
 Fix
@@ -51,14 +52,15 @@ def play(stage: Stage) -> None:
             loss.backward()
             optimizer.step()
             stage.step(loss)
-    stage.keep("losses", stage.losses)
+    stage.keep("losses", torch.tensor(stage.losses))
+    stage.keep("mean loss", sum(stage.losses) / STEPS)
 
 
 def test_the_bug_shows(tell):
     broken = perform(play)
-    tell("losses", broken.losses)
-    assert math.isfinite(broken.losses[BAD_STEP - 1])
-    assert all(map(math.isnan, broken.losses[BAD_STEP:])), "and the model is lost"
+    tell("losses", broken.losses, "mean", broken.number("mean loss"))
+    assert [math.isnan(loss) for loss in broken.losses] == [step == BAD_STEP for step in range(STEPS)]
+    assert math.isnan(broken.number("mean loss"))
 
 
 def test_numguard_finds_it(found):

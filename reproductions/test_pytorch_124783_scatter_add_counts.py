@@ -4,8 +4,8 @@ Symptom
     A router that keeps how many tokens every expert has had stops counting the busiest expert after 2^24 tokens. The
     shares that it balances by go on to favour the expert that looks no busier than before.
 Cause
-    fp32 cannot count beyond 2^24: 16,777,216 + 1 is 16,777,216. ``index_add_``, ``scatter_add``, ``bincount`` with weights,
-    ``embedding_bag`` and the backward of ``gather`` add one number after the other into an fp32 slot.
+    fp32 cannot count beyond 2^24: 16,777,216 + 1 is 16,777,216. ``index_add_``, ``scatter_add``, ``bincount`` with
+    weights, ``embedding_bag`` and the backward of ``gather`` add one number after the other into an fp32 slot.
 Fix
     Count in int64, or in float64.
 Affected

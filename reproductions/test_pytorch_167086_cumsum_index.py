@@ -3,15 +3,15 @@
 Symptom
     Past 2^32 elements the cumulative sum of zeros has a maximum of 1. Nothing is raised.
 Cause
-    ``tensor_kernel_scan_outer_dim`` starts a row at ``orow * row_size * num_irows + irow``. Each factor fits uint32, the
-    product wraps: rows behind 2^32 elements are read from, and written to, the beginning, and their own place in the
-    result keeps what the allocator handed out.
+    ``tensor_kernel_scan_outer_dim`` starts a row at ``orow * row_size * num_irows + irow``. Each factor fits uint32,
+    the product wraps: rows behind 2^32 elements are read from, and written to, the beginning, and their own place in
+    the result keeps what the allocator handed out.
 Fix
     Compute the offset in 64 bits.
 Affected
     PyTorch 2.9 on CUDA; the issue is open. What is emulated: the scan over an outer dimension with the kernel's index
-    arithmetic, below ``aten::cumsum``, with an index type of 16 bits so that 2^16 elements are enough, and ones as
-    what the memory held. What is real: everything above it, a causal model whose batch size is raised in step 2.
+    arithmetic, below ``aten::cumsum``, with an index type of 15 bits so that 2^15 elements are enough, and ones as
+    what the memory held. What is real: everything above it, a causal model whose batch size is raised in step 1.
 """
 
 from collections.abc import Mapping
@@ -35,8 +35,8 @@ pytestmark = pytest.mark.reproduction(
     catalogue="E11-cuda-scan-uint32",
     found_by="guard",
 )
-INDICES = 2**16
-LENGTH, WIDTH, STEPS, RAISED_IN = 256, 16, 3, 2
+INDICES = 2**15
+LENGTH, WIDTH, STEPS, RAISED_IN = 128, 16, 2, 1
 
 
 def _is_past_the_index(arguments: Mapping[str, Any]) -> bool:

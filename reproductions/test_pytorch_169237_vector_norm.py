@@ -32,10 +32,7 @@ NUMEL = 1 << 25
 def play(stage: Stage) -> None:
     x = stage.cast(torch.rand(NUMEL) + 1, torch.float32)
     with stage.watched():
-        if stage.fixed:
-            norm = x.abs().sum()
-        else:
-            norm = torch.linalg.vector_norm(x, 1)
+        norm = x.abs().sum() if stage.fixed else torch.linalg.vector_norm(x, 1)
         stage.step()
     stage.keep("norm", norm)
     stage.keep("right", x.double().sum())

@@ -25,6 +25,8 @@ pytestmark = pytest.mark.reproduction(
     catalogue="L19-prod-bf16",
     found_by="guard",
 )
+
+
 def play(stage: Stage) -> None:
     x = stage.cast(torch.rand(1000) * 0.02 + 0.99, torch.bfloat16)
     with stage.watched():

@@ -60,7 +60,7 @@ def play(stage: Stage) -> None:
             loss.backward()
             optimizer.step()
             stage.step(loss)
-    stage.keep("losses", stage.losses)
+    stage.keep("losses", torch.tensor(stage.losses))
     stage.keep("weight", model.weight)
 
 

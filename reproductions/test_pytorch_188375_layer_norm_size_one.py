@@ -1,8 +1,8 @@
 """LayerNorm over one element lets through what it should remove.
 
 Symptom
-    A LayerNorm of size one, as a ragged configuration makes it: its output should be its bias whatever comes in. In bf16
-    it is 11 instead of 3; in fp32 the output is right, but the weight gets a gradient of 7.2 that should be 0.
+    A LayerNorm of size one, as a ragged configuration makes it: its output should be its bias whatever comes in. In
+    bf16 it is 11 instead of 3; in fp32 the output is right, but the weight gets a gradient of 7.2 that should be 0.
 Cause
     x * rstd - mean * rstd instead of (x - mean) * rstd: two large products that should cancel and do not.
 Fix

@@ -26,6 +26,8 @@ pytestmark = pytest.mark.reproduction(
     catalogue="L03-norm-overflow-zero-grads",
     found_by="guard",
 )
+
+
 def play(stage: Stage) -> None:
     torch.manual_seed(3)
     model = stage.cast(torch.nn.Linear(8, 4), torch.float32)

@@ -71,12 +71,16 @@ def play(stage: Stage) -> None:
             stage.step(loss)
             totals.append(float(total))
     stage.keep("weights of the batch", totals)
-    stage.keep("losses", stage.losses)
+    stage.keep("losses", torch.tensor(stage.losses))
 
 
 def test_the_bug_shows(tell):
     broken = perform(play)
-    wrong = [length for length, total in zip(LENGTHS, broken.kept["weights of the batch"], strict=True) if total != ROWS * length]
+    wrong = [
+        length
+        for length, total in zip(LENGTHS, broken.kept["weights of the batch"], strict=True)
+        if total != ROWS * length
+    ]
     tell("weights of 256 rows of", LENGTHS, "add up to", broken.kept["weights of the batch"].tolist())
     assert wrong == [90], "one length of five takes the path"
 

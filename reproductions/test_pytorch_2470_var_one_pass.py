@@ -75,7 +75,7 @@ def play(stage: Stage) -> None:
             loss.backward()
             optimizer.step()
             stage.step(loss)
-    stage.keep("losses", stage.losses)
+    stage.keep("losses", torch.tensor(stage.losses))
 
 
 def test_the_bug_shows(tell):

@@ -4,8 +4,8 @@ Symptom
     A convolutional network that is switched to channels_last for speed loses accuracy. Its GroupNorm layers are off by
     0.4 where activations have mean 1,000 and deviation 1, and by 1,000 at mean 3,000.
 Cause
-    The channels_last kernel takes the variance as E[x^2] - E[x]^2, two numbers near 10^6 that differ by 1. At mean 3,000
-    nothing is left of the difference, and the result is scaled by 1 / sqrt(eps).
+    The channels_last kernel takes the variance as E[x^2] - E[x]^2, two numbers near 10^6 that differ by 1. At mean
+    3,000 nothing is left of the difference, and the result is scaled by 1 / sqrt(eps).
 Fix
     Two passes or Welford's update, as the kernel for contiguous input has since issue 54293.
 Affected

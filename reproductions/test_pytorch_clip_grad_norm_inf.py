@@ -60,8 +60,9 @@ def play(stage: Stage) -> None:
             if not stage.fixed or math.isfinite(norm):
                 optimizer.step()
             stage.step(loss)
-    stage.keep("losses", stage.losses)
-    stage.keep("variance", model.variance)
+            if stage.num_steps == 1:
+                stage.keep("variance", model.variance)
+    stage.keep("losses", torch.tensor(stage.losses))
 
 
 def _norm(model: torch.nn.Module) -> Tensor:

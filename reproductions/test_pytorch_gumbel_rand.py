@@ -33,7 +33,7 @@ STEPS, TOKENS, WIDTH, EXPERTS = 20, 64, 8, 4
 
 def play(stage: Stage) -> None:
     model = stage.cast(torch.nn.Linear(WIDTH, EXPERTS), torch.bfloat16)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.125)  # a number that bf16 has
     with stage.watched(model, optimizer):
         for _ in range(STEPS):
             x = stage.cast(torch.randn(TOKENS, WIDTH), torch.bfloat16)
@@ -47,7 +47,7 @@ def play(stage: Stage) -> None:
             loss.backward()
             optimizer.step()
             stage.step(loss)
-    stage.keep("losses", stage.losses)
+    stage.keep("losses", torch.tensor(stage.losses, dtype=torch.bfloat16))
 
 
 def test_the_bug_shows(tell):

@@ -4,10 +4,12 @@ Symptom
     The relative position bias of a bf16 attention layer, a table that is read by ``table[index]``, hardly learns for
     the common distances; rare distances are right. The same table read by ``index_select`` learns as it should.
 Cause
-    The backward passes of advanced indexing (``index_put_`` with accumulate), ``take`` (``put_``), ``embedding_bag`` and
-    ``unfold`` add into the bf16 gradient itself. 256 + 1 is 256 in bf16 (2,048 in fp16).
+    The backward passes of advanced indexing (``index_put_`` with accumulate), ``take`` (``put_``), ``embedding_bag``
+    and ``unfold`` add into the bf16 gradient itself, and so does ``index_select`` of a vector. 256 + 1 is 256 in bf16
+    (2,048 in fp16).
 Fix
-    Accumulate in fp32 and round once, as the backward passes of ``index_select``, ``gather`` and ``expand`` do.
+    Accumulate in fp32 and round once, as the backward passes of ``index_select`` of rows, ``gather`` and ``expand``
+    do.
 Affected
     torch 2.13 on the CPU, eager, bf16 and fp16. Live: nothing here is emulated. numguard's guard names indexing; the
     kernels under ``take``, ``embedding_bag`` and ``unfold`` have no check in a guard, but an audit reports them.
@@ -77,7 +79,8 @@ def test_the_others_stop_at_256_too():
     assert _gradient(lambda table: table.unfold(0, 1024, 1)) == 256.0
     bags = torch.arange(8192)
     assert _gradient(lambda table: F.embedding_bag(often, table[:, None].contiguous(), bags, mode="sum")) == 256.0
-    assert _gradient(lambda table: table.index_select(0, often)) == 8192.0
+    assert _gradient(lambda table: table.index_select(0, often)) == 256.0
+    assert _gradient(lambda table: table[:, None].index_select(0, often)) == 8192.0
 
 
 def test_numguard_finds_it(found):

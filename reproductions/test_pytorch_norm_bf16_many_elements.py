@@ -1,16 +1,16 @@
 """The gradient norm of a flat bf16 buffer is four times too small.
 
 Symptom
-    A run keeps all gradients in one flat bf16 buffer of 2^31 elements, and its logged gradient norm is a quarter of what
-    it is: 11.3 instead of 45.3. Clipping never comes into effect. The mean of the same buffer is right.
+    A run keeps all gradients in one flat bf16 buffer of 2^31 elements, and its logged gradient norm is a quarter of
+    what it is: 11.3 instead of 45.3. Clipping never comes into effect. The mean of the same buffer is right.
 Cause
     The kernel of vector_norm adds squares into eight fp32 lanes (the defect of issue 169237). A lane of equal squares
     stops growing after 2^24 of them, so from 2^27 elements on the norm stays where it is, however many there are.
 Fix
     Cascade as torch.sum does, or norms of pieces, combined.
 Affected
-    torch 2.13 on the CPU. Live: nothing here is emulated. The play has 2^28 elements, where the norm is 29 % low; the
-    2^31 of the report, where it is 75 % low, are a test of their own, marked slow: they need 4.3 GB.
+    torch 2.13 on the CPU. Live: nothing here is emulated. The play has 1.25 times 2^27 elements, where the norm is 11
+    % low; the 2^31 of the report, where it is 75 % low, are a test of their own, marked slow: they need 4.3 GB.
 """
 
 import os
@@ -30,12 +30,13 @@ pytestmark = pytest.mark.reproduction(
     catalogue="L51-norm-bf16-2p31",
     found_by="guard",
 )
-NUMEL, VALUE = 1 << 28, 2.0**-10
+NUMEL, VALUE = 5 << 25, 2.0**-10
 LANES, STOPS_AT = 8, 1 << 24
 
 
 def _norm_of_pieces(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(piece.float()) for piece in x.split(1 << 20)]))
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.linalg.vector_norm(torch.linalg.vector_norm(x.view(-1, 1 << 18), dim=1, dtype=dtype))
 
 
 def play(stage: Stage) -> None:
@@ -52,7 +53,7 @@ def test_the_bug_shows(tell):
     tell("norm", broken.number("norm"), "right", right)
     stopped = VALUE * (LANES * STOPS_AT) ** 0.5
     assert broken.number("norm") == float(torch.tensor(stopped).bfloat16())
-    assert broken.number("norm") < 0.75 * right
+    assert broken.number("norm") < 0.9 * right
 
 
 @pytest.mark.slow
@@ -70,4 +71,4 @@ def test_numguard_finds_it(found):
 
 
 def test_the_fix_is_silent(silent):
-    assert abs(silent(play).number("norm") / (VALUE * NUMEL**0.5) - 1) < 1e-6
+    assert abs(silent(play).number("norm") / (VALUE * NUMEL**0.5) - 1) < 1e-5

@@ -71,7 +71,7 @@ def test_the_bug_shows(tell):
 def test_numguard_finds_it(found):
     finding = found(play, kind="nonfinite", module="0")
     assert finding.phase == "forward"
-    assert "copy" in finding.op
+    assert (finding.op, finding.evidence["dtype"]) == ("aten::_to_copy", "float8_e4m3fnuz")
     assert finding.first_caught_step == 0
 
 

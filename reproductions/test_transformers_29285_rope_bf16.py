@@ -88,7 +88,12 @@ def play(stage: Stage) -> None:
 
 def test_the_bug_shows(tell):
     broken, fixed = perform(play), perform(play, fixed=True)
-    tell("scores of equal neighbours differ by", broken.number("spread"), "times their mean, in fp32 by", fixed.number("spread"))
+    tell(
+        "scores of equal neighbours differ by",
+        broken.number("spread"),
+        "times their mean, in fp32 by",
+        fixed.number("spread"),
+    )
     tell("positions that bf16 can tell apart:", broken.number("positions"), "of", POSITIONS)
     assert broken.number("spread") > 10 * fixed.number("spread")
     assert broken.number("positions") == 769

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.reproduction(
     found_by=None,
     missing="equivalences of the whole step",
 )
-VOCABULARY, WIDTH, LENGTH, STEPS, IGNORED = 32, 16, 32, 20, -100
+VOCABULARY, WIDTH, LENGTH, STEPS, IGNORED = 32, 16, 32, 5, -100
 LENGTHS = (32, 4, 9, 2)
 
 

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.reproduction(
     found_by=None,
     missing="equivalences of the whole step",
 )
-VOCABULARY, WIDTH, STEPS, IGNORED = 32, 16, 10, -100
+VOCABULARY, WIDTH, STEPS, IGNORED = 32, 16, 4, -100
 COUNTED = (120, 8)
 
 

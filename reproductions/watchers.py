@@ -115,7 +115,7 @@ class LossRule:
 
     def step(self, loss: Tensor | float | None) -> None:
         """Judge one loss."""
-        value = math.nan if loss is None else float(loss)
+        value = math.nan if loss is None else float(torch.as_tensor(loss).detach())
         if len(self._losses) >= 2:
             losses = torch.tensor(self._losses, dtype=torch.float64)
             if value - float(losses.mean()) > self.SIGMAS * float(losses.std()):

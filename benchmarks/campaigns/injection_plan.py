@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from benchmarks.campaigns.injection_patterns import patterns_of
-from benchmarks.campaigns.injection_runs import Case, Outcome, run_case
+from benchmarks.campaigns.injection_runs import Case, Outcome, Witness, run_case
 from benchmarks.campaigns.injection_sites import SITES
 
 #: Sizes, in bounds, that the injector looks for in turn: most of them where a fault is hard to tell from rounding.
@@ -48,10 +48,10 @@ def sample(count: int) -> tuple[Case, ...]:
     return tuple(everything[index * len(everything) // count] for index in range(count))
 
 
-def run(case: Case) -> Outcome:
+def run(case: Case, witness: Witness | None = None) -> Outcome:
     """Run a case; where its fault happens to change nothing, with the next seed."""
     for attempt in range(_MOST_SEEDS):
-        outcome = run_case(replace(case, seed=case.seed + 100_000 * attempt))
+        outcome = run_case(replace(case, seed=case.seed + 100_000 * attempt), witness)
         if outcome.verdict != "no fault":
             return outcome
     return outcome

@@ -101,11 +101,27 @@ class Outcome:
         return self.size.ratio if self.size is not None else 0.0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exhibit:
+    """A faulty call as others may judge it: the results of the right kernel, the wrong ones, and the exact values.
+
+    ``values`` is None for results of which no exact value is known.
+    """
+
+    right: tuple[Tensor, ...]
+    wrong: tuple[Tensor, ...]
+    values: tuple[Wide | None, ...]
+
+
+Witness = Callable[[Exhibit], object]
+
+
 @dataclass(slots=True)
 class _Injector:
     """Decides which calls go wrong and how, and keeps what it did."""
 
     case: Case
+    witness: Witness | None = None
     window: str = ""
     step: int = 0
     sizes: list[Size] = field(default_factory=list)
@@ -152,6 +168,9 @@ class _Injector:
         for result, elements in zip(call.results, wrong, strict=True):
             result.copy_(elements.reshape(result.shape))
         self.sizes.append(size)
+        if self.witness is not None:
+            changed = tuple(result.detach().clone() for result in call.results)
+            self.witness(Exhibit(right=tuple(right), wrong=changed, values=tuple(values)))
 
 
 def _distance(ratio: float, target: float) -> float:
@@ -228,12 +247,12 @@ def _train_step(
     return detached
 
 
-def run_case(case: Case) -> Outcome:
-    """Run one case from a fresh model to the verdict."""
+def run_case(case: Case, witness: Witness | None = None) -> Outcome:
+    """Run one case from a fresh model to the verdict; a witness is shown what the fault did."""
     generator = torch.Generator().manual_seed(case.seed)
     net = case.site.net(case.dtype, generator)
     optimizer = optimizer_for(case.site, net, case.dtype)
-    injector = _Injector(case)
+    injector = _Injector(case, witness)
 
     def enter(window: str) -> None:
         injector.window = window

@@ -22,8 +22,8 @@ _TOOLS = {
 
 def page(exhibits: Sequence["Exhibit"], *, command: str, date: str) -> str:
     """Return the page in Markdown."""
-    found = [exhibit for exhibit in exhibits if exhibit.finding is not None]
-    missing = Counter(str(exhibit.marker["missing"]) for exhibit in exhibits if exhibit.finding is None)
+    found = [exhibit for exhibit in exhibits if exhibit.marker["found_by"] is not None]
+    missing = Counter(str(exhibit.marker["missing"]) for exhibit in exhibits if exhibit.marker["found_by"] is None)
     lines = [
         "# Reproductions",
         "",
@@ -69,7 +69,9 @@ def _row(exhibit: "Exhibit") -> str:
     title = (exhibit.story.strip().splitlines() or [""])[0]
     told = f"{_section(exhibit.story, 'Symptom')} {_section(exhibit.story, 'Cause')}".strip().replace("|", "\\|")
     cells = [f"[{title}](../reproductions/{exhibit.name}.py)", str(marker["family"]), str(marker["kind"]), told]
-    if finding is None:
+    if finding is None and marker["found_by"] is not None:
+        cells += [str(marker["found_by"]), "in a slow test", "", ""]
+    elif finding is None:
         cells += ["not yet", f"needs {marker['missing']}", "", ""]
     else:
         ratio = finding["ratio"]
@@ -93,9 +95,11 @@ def _seen(exhibit: "Exhibit") -> str:
     cells = []
     for key in _TOOLS:
         sight = exhibit.sights[key]
-        cells.append("both" if sight.bug and sight.fix else "yes" if sight.bug else "false alarm" if sight.fix else "no")
+        cells.append(
+            "both" if sight.bug and sight.fix else "yes" if sight.bug else "false alarm" if sight.fix else "no"
+        )
     return f"| {exhibit.name.removeprefix('test_')} | " + " | ".join([*cells, _numguard(exhibit)]) + " |"
 
 
 def _numguard(exhibit: "Exhibit") -> str:
-    return "yes" if exhibit.finding is not None else "no"
+    return "yes" if exhibit.marker["found_by"] is not None else "no"

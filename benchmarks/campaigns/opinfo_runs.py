@@ -3,9 +3,10 @@
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from typing import Any, Final
 
@@ -13,17 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from numguard.errors import UsageError
-from numguard.finding import Finding
+from benchmarks.campaigns.planted_control import REFUSALS, fault_is_found, judged_in
 from numguard.inquiry import Answer, Inquiry
-from numguard.shadow.call import tensors_in
-from numguard.testing import KernelCall, faulty_kernel
 
 DTYPES: Final = {str(dtype)[6:]: dtype for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
 MOST_CONTROLS: Final = 6  # samples in which a fault under one operator is tried until one is found
-
-#: What torch raises where it does not take a sample, forward or backward: nothing was computed, so nothing is judged.
-_REFUSALS: Final = (NotImplementedError, RuntimeError, TypeError, ValueError, IndexError, AssertionError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,27 +157,35 @@ def _judge_samples(
             sample = next(samples)
         except StopIteration:
             return
-        except _REFUSALS as refusal:
+        except REFUSALS as refusal:
             _count(run.refused, _reason(refusal))
             return
         try:
             answer = inquiry.ask(_computed, (entry, sample, seed + number), {})
-        except _REFUSALS as refusal:
+        except REFUSALS as refusal:
             _count(run.refused, _reason(refusal))
             continue
         run.num_samples += 1
         run.num_backward += bool(answer.result)
         _enter(run, answer, number)
-        for op, when in _judged_in(answer).items() if with_controls else ():
+        for op, when in judged_in(answer).items() if with_controls else ():
             if not run.controls.get(op) and tried[op] < MOST_CONTROLS:
                 tried[op] += 1
-                run.controls[op] = _control(op, when, entry, sample, seed + number)
+                run.controls[op] = fault_is_found(op, when, partial(_computed, entry, sample, seed + number))
 
 
 def _computed(entry: Any, sample: Any, seed: int) -> bool:
-    """Run a sample forward and, where it can be, backward; return whether it was differentiated."""
+    """Run a sample in every way that torch offers; return whether it was differentiated."""
     torch.manual_seed(seed)
     output = entry.op(sample.input, *sample.args, **sample.kwargs)
+    with torch.no_grad():
+        if entry.inplace_variant is not None and isinstance(sample.input, Tensor):
+            with suppress(*REFUSALS):
+                entry.inplace_variant(sample.input.detach().clone(), *sample.args, **sample.kwargs)
+        if entry.supports_out:
+            with suppress(*REFUSALS):
+                room = [torch.empty_like(leaf) for leaf in tree_leaves(output)]
+                entry.op(sample.input, *sample.args, **sample.kwargs, out=room[0] if len(room) == 1 else tuple(room))
     ends = [leaf for leaf in tree_leaves(sample.output_process_fn_grad(output)) if _is_differentiable(leaf)]
     starts = [leaf for leaf in tree_leaves((sample.input, sample.args, sample.kwargs)) if _is_differentiable(leaf)]
     if not ends or not starts:
@@ -228,74 +231,6 @@ def _enter(run: SampleRun, answer: Answer, number: int) -> None:
             )
         else:
             _count(run.warned, f"{finding.kind} {finding.op} {output}")
-
-
-def _judged_in(answer: Answer) -> dict[str, Callable[[Mapping[str, Any]], bool]]:
-    """Return the operators of which some number was compared with a bound, with the calls that a fault may act in."""
-    judged: dict[str, Callable[[Mapping[str, Any]], bool]] = {}
-    for call in answer.judged:
-        if any(verdict.num_elements > verdict.num_indeterminate for verdict in call.verdicts):
-            floats = _has_numbers(call.call.arguments)
-            judged[call.call.op] = _has_numbers if floats else judged.get(call.call.op, _has_elements)
-    return judged
-
-
-def _control(
-    op: str, when: Callable[[Mapping[str, Any]], bool], entry: Any, sample: Any, seed: int
-) -> bool | None:
-    """Return whether a fault under an operator is found in a sample; None where it cannot be planted or acts on none.
-
-    What the wrong number leads to, an index out of range for instance, may end the sample: it was judged before.
-    """
-    found: list[Finding] = []
-    inquiry = Inquiry()
-
-    def attempt() -> None:
-        try:
-            _computed(entry, sample, seed)
-        except _REFUSALS:
-            return
-
-    try:
-        with faulty_kernel(op, corrupt, when=when) as fault:
-            found += inquiry.ask(attempt, (), {}).findings
-    except UsageError:
-        return None
-    if not fault.num_fired:
-        return None
-    return any(finding.severity == "error" and finding.op == op for finding in found)
-
-
-def _has_numbers(arguments: Mapping[str, Any]) -> bool:
-    """Leave counts alone that torch itself needs: a wrong one ends the sample before anything is judged."""
-    tensors = [tensor for value in arguments.values() for tensor in tensors_in(value)]
-    return any(tensor.numel() and tensor.is_floating_point() for tensor in tensors)
-
-
-def _has_elements(arguments: Mapping[str, Any]) -> bool:
-    return any(tensor.numel() for value in arguments.values() for tensor in tensors_in(value))
-
-
-def corrupt(call: KernelCall) -> None:
-    """Put the largest finite element of the first result that has one far outside any bound."""
-    for result in call.results:
-        if result.numel() and spoil(result):
-            return
-
-
-def spoil(result: Tensor) -> bool:
-    """Make one element of a tensor wrong; return False where it has none that could be."""
-    if not result.is_floating_point():
-        first = (0,) * result.ndim
-        result[first] = 1 if int(result[first]) == 0 else 0
-        return True
-    magnitude = result.detach().double().abs()
-    magnitude = torch.where(torch.isfinite(magnitude), magnitude, -1.0)
-    index = tuple(int(i) for i in torch.unravel_index(magnitude.argmax(), result.shape))
-    if float(magnitude[index]) < 0.0:
-        return False
-    result[index] = 16.0 * float(result[index]) + 1.0
-    return True
 
 
 Progress = Callable[[SampleRun], object]

@@ -13,6 +13,13 @@ MODULES: Final = (
     "checksum",
     "updates",
     "verdicts",
+    "softmax",
+    "logsumexp",
+    "cross_entropy",
+    "norms",
+    "norm_gradients",
+    "dots",
+    "weighted_sums",
 )
 
 

@@ -16,9 +16,12 @@ from typing import Final
 import triton
 import triton.language as tl
 
+from numguard_kernels.availability import is_interpreted
+
 #: Terms that the blocked accumulation adds plainly before each TwoSum.
 BLOCK_TERMS: Final = 8
 
+_EMULATED = tl.constexpr(is_interpreted())
 UNIT_ROUNDOFF_FP32: Final = 2.0**-24
 UNIT_ROUNDOFF_FP64: Final = 2.0**-53
 
@@ -42,7 +45,22 @@ def fast_two_sum(a, b):
 def two_product(a, b):
     """Return ``(p, e)`` with ``p = fl(a * b)`` and ``p + e = a * b``, where ``e`` does not underflow."""
     product = a * b
-    return product, tl.fma(a, b, -product)
+    if _EMULATED:
+        error = _error_of_product(a, b, product)
+    else:
+        error = tl.fma(a, b, -product)
+    return product, error
+
+
+@triton.jit
+def _error_of_product(a, b, product):
+    """The error of a product without a fused multiply-add, which Triton's emulation rounds twice (Dekker 1971)."""
+    SPLIT: tl.constexpr = 134217729.0 if a.dtype == tl.float64 else 4097.0
+    scaled_a, scaled_b = a * SPLIT, b * SPLIT
+    high_a = scaled_a - (scaled_a - a)
+    high_b = scaled_b - (scaled_b - b)
+    low_a, low_b = a - high_a, b - high_b
+    return ((high_a * high_b - product) + high_a * low_b + low_a * high_b) + low_a * low_b
 
 
 @triton.jit

@@ -171,7 +171,9 @@ def merged(reports: Iterable[AuditReport]) -> AuditReport:
     for report in every:
         for finding in report.findings:
             hosts.setdefault(finding.fingerprint, []).append(report.host or finding.host)
-            first.setdefault(finding.fingerprint, finding)
+            known = first.setdefault(finding.fingerprint, finding)
+            if finding.evidence.get("reproducer") and not known.evidence.get("reproducer"):
+                first[finding.fingerprint] = finding
     findings = tuple(
         replace(
             finding,

@@ -84,7 +84,8 @@ def discoveries_of(trials: Sequence[Sequence[Sighting]]) -> list[Discovery]:
             groups[entry.fingerprint].append(entry)
             if not entry.op:
                 exact = entry.severity == "error"  # explains itself
-                causes = set() if exact else {other.fingerprint for other in inner if other.phase == entry.phase}
+                phases = (entry.phase, "optimizer")  # calls know only forward and backward
+                causes = set() if exact else {other.fingerprint for other in inner if other.phase in phases}
                 symptoms[entry.fingerprint].append(causes)
             else:
                 roots[entry.fingerprint].add(entry.subject)

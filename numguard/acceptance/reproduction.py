@@ -71,7 +71,8 @@ def reproduced(subject: Subject, trial: Trial, fingerprint: str, seconds: float)
         if found is None:
             return False
         # What float64 contradicts from outside makes the plainest script.
-        outer = (e for e in sightings if not e.op and e.phase == found.phase and e.error_bound is not None)
+        phases = (found.phase, "forward") if found.phase == "optimizer" else (found.phase,)
+        outer = (e for e in sightings if not e.op and e.phase in phases and e.error_bound is not None)
         last[candidate] = next(outer, found) if found.op else found
         return True
 

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, TextIO
 
@@ -20,7 +20,8 @@ def _say(out: TextIO, message: Mapping[str, Any]) -> None:
     out.flush()
 
 
-def _run_batch(batch: list[Mapping[str, Any]], tasks: Mapping[str, Task], out: TextIO) -> None:
+def run_batch(batch: Sequence[Mapping[str, Any]], tasks: Mapping[str, Task], out: TextIO) -> None:
+    """Run tasks one after the other and say which, until one of them is past its deadline."""
     for number, task in enumerate(batch):
         if monotonic() > task["deadline"]:
             _say(out, {"late": len(batch) - number})
@@ -56,7 +57,7 @@ def serve(tasks: Mapping[str, Task], preparations: Mapping[str, Callable[[], obj
         child = os.fork()
         if child == 0:
             try:
-                _run_batch(batch, tasks, out)
+                run_batch(batch, tasks, out)
             finally:
                 os._exit(0)
         _say(out, {"child": child})

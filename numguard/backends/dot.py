@@ -11,7 +11,9 @@ from numguard.backends.selection import backend_for, is_plain, native_library
 from numguard.errors import UsageError
 
 if TYPE_CHECKING:
-    from numguard_kernels.native import Bound, JudgedElements, Judging
+    from numguard_kernels.native import Bound as Bound
+    from numguard_kernels.native import JudgedElements as JudgedElements
+    from numguard_kernels.native import Judging as Judging
 
 
 class InnerProduct(NamedTuple):

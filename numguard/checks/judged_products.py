@@ -34,7 +34,7 @@ _ONE = torch.ones((), dtype=torch.float64)
 
 @lru_cache(maxsize=1024)
 def _coefficients(accumulation: Accumulation, terms: int, alpha: float) -> tuple[float, float]:
-    """Return slope and floor of :func:`product_bound` for one result, read off at sums of magnitudes of zero and one."""
+    """Return slope and floor of :func:`product_bound` for one result, read off at masses of one and zero."""
     wide = replace(accumulation, largest=inf, partial_largest=inf)
     slope = product_bound(_ONE, terms, alpha, replace(wide, smallest_normal=0.0, partial_smallest=0.0))
     return float(slope), float(product_bound(_ZERO, terms, alpha, wide))
@@ -49,7 +49,7 @@ def _shadow_coefficients(height: int, alpha: float) -> tuple[float, float]:
 def _bound(
     accumulation: Accumulation, terms: int, alpha: float, num_results: int, flushes: bool, *, partials_fit: bool
 ) -> "Bound":
-    """Return the bound on a sum of results; ``partials_fit`` where the caller knows that no partial result overflows."""
+    """Return the bound on a sum of results; ``partials_fit`` says that no partial result overflows."""
     relative, floor = _coefficients(accumulation, terms, alpha)
     largest = accumulation.largest * (min(1.0, abs(alpha)) or 1.0)
     return bound_record(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from numguard.checks.check import Check, Probe
+from numguard.checks.judged_normalisation import judged_input_gradient, judged_layer_norm
 from numguard.checks.normalisation_examples import FUSED_RMS_NORM, LAYER_NORM, LAYER_NORM_BACKWARD
 from numguard.checks.normalisation_replay import replay
 from numguard.checks.normalised_rows import Columns, Layout, columns_of, compare, flat_parameter, layout_of
@@ -55,21 +56,25 @@ def _layer_norm(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compariso
         return ()
     count, accumulator = layout.length, accumulator_of(source.dtype)
     rows = sampled_rows(layout.leading, FORWARD_COST * count, probe)
-    x = layout.flat(source, rows).double()
+    picked = layout.flat(source, rows)
     y, mean, rstd = (layout.flat(part, rows) for part in call.output)
     weight, bias = flat_parameter(call["weight"]), flat_parameter(call["bias"])
-    row = statistics(x, call["eps"], probe.arithmetic)
     height = (chunked_height if source.device.type == "cpu" else any_order_height)(count)
     own = probe.arithmetic.height(count)
     if accumulator is torch.float64:
         height = max(height, own)
+    taller = max(1.0, own / height)
+    judged = judged_layer_norm((picked, y, mean, rstd), weight, bias, call["eps"], height, taller, probe.arithmetic)
+    if judged is not None:
+        return judged
+    x = picked.double()
+    row = statistics(x, call["eps"], probe.arithmetic)
     errors = statistics_bounds(row, call["eps"], count, height, accumulator)
     scaled = (x - row.mean) * row.rstd
     exact = scaled if weight is None else scaled * weight
     bound = normalised_bound(
         x, row, errors, 1.0 if weight is None else weight, 0.0 if bias is None else bias, accumulator
     )
-    taller = max(1.0, own / height)
     return (
         compare("output", y, exact if bias is None else exact + bias, bound, accumulator, taller=taller),
         compare("mean", mean, row.mean, errors.mean, accumulator, taller=taller),
@@ -106,8 +111,14 @@ def _rms_norm(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]
 def _input_gradient(call: OpCall, layout: Layout, probe: Probe) -> Comparison:
     count, accumulator = layout.length, accumulator_of(call["input"].dtype)
     rows = sampled_rows(layout.leading, BACKWARD_COST * count, probe)
-    dy, x, mean, rstd = (layout.flat(call[name], rows).double() for name in ("grad_out", "input", "mean", "rstd"))
-    weight, total = flat_parameter(call["weight"]), probe.arithmetic.total
+    given = [layout.flat(call[name], rows) for name in ("grad_out", "input", "mean", "rstd")]
+    dy, x, mean, rstd = given
+    result, weight = layout.flat(call.output[0], rows), flat_parameter(call["weight"])
+    judged = judged_input_gradient((dy, x, mean, rstd, result), weight, probe.arithmetic)
+    if judged is not None:
+        return judged
+    dy, x, mean, rstd = (part.double() for part in given)
+    total = probe.arithmetic.total
     t = dy if weight is None else dy * weight
     xhat = (x - mean) * rstd
     tx, txhat = t * x, t * xhat
@@ -115,7 +126,7 @@ def _input_gradient(call: OpCall, layout: Layout, probe: Probe) -> Comparison:
     sums = BackwardSums(*total(parts, (-1,), True), *total(parts.abs(), (-1,), True))
     exact = rstd * (t - sums.t / count - xhat * (sums.txhat / count))
     centred, raw = input_gradient_bounds(t, x, mean, rstd, sums, accumulator)
-    return compare("grad_input", layout.flat(call.output[0], rows), exact, centred, accumulator, permissive=raw)
+    return compare("grad_input", result, exact, centred, accumulator, permissive=raw)
 
 
 def _parameter_gradients(

@@ -127,9 +127,7 @@ def _averaged(
     def bound(dtype: torch.dtype) -> Tensor:
         unit, limits = UNIT_ROUNDOFF[dtype], torch.finfo(dtype)
         error = (terms + 3.0 + per_term) * (unit * mass + limits.smallest_normal)
-        return torch.where(
-            mass * abs(divisor) < 0.99 * limits.max, error, torch.inf
-        )
+        return torch.where(mass * abs(divisor) < 0.99 * limits.max, error, torch.inf)
 
     wide = accumulator_dtype(computed.dtype)
     return Comparison(

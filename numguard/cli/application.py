@@ -20,6 +20,7 @@ VERBS: Final = {
     "audit": ("numguard.cli.audit:examine_torch", "Examine the operators of the installed torch."),
     "replay": ("numguard.cli.replay:replay_call", "Run a call that was found wrong again, from its capsule."),
     "report": ("numguard.cli.report:show_report", "Say what a run found: stop or go on, and what to do."),
+    "curve": ("numguard.cli.curve:show_curve", "Find what is wrong with a loss, from any tool's log of it."),
     "scaling": ("numguard.cli.scaling:app", "Predict a run from smaller ones, and score that: see scaling fit --help."),
     "bench": ("numguard.cli.bench:measure", "Measure what the kernels of the checks cost, or predict it."),
 }

@@ -37,7 +37,7 @@ def measure(
     return 0
 
 
-def _tables(device: str) -> list[benchmark.Table]:
+def _tables(device: str) -> "list[benchmark.Table]":
     has_gpu = torch.cuda.is_available()
     if device == "gpu" and not has_gpu:
         raise UsageError("there is no GPU here: ask for --device prediction, or --device cpu")

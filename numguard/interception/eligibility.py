@@ -11,14 +11,24 @@ from numguard.shadow.call import tensors_in
 
 _FAKE: Final = "fake tensor: nothing is computed"
 _FLOATS: Final = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64})
+#: Their numbers are only ever looked at after a conversion.
+FLOAT8: Final = frozenset(
+    {
+        torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz, torch.float8_e8m0fnu,
+    }
+)  # fmt: skip
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # of vmap, grad and the like: its values come later
 
 
 def is_readable(tensor: Tensor) -> bool:
     """Return whether a tensor has floating-point elements that can be looked at here and now, and after the step."""
+    return tensor.dtype in _FLOATS and is_there(tensor)
+
+
+def is_there(tensor: Tensor) -> bool:
+    """Return whether a tensor's memory can be looked at here and now, and after the step, whatever its dtype."""
     return (
-        tensor.dtype in _FLOATS
-        and tensor.layout is torch.strided
+        tensor.layout is torch.strided
         and not tensor.is_nested
         and not tensor.is_meta
         and not tensor.is_inference()

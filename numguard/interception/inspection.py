@@ -77,6 +77,7 @@ class Inspector:
         self.exhaustive = False
         self._private = False
         self.immediate = True
+        self.exhaustive_limit = EXHAUSTIVE_LIMIT
         self.device_type: str | None = None
         self.in_update = False
         self.step = 0
@@ -161,7 +162,7 @@ class Inspector:
         )
         if not self._sampler.wants(site):
             return None
-        limit, most = EXHAUSTIVE_LIMIT, math.inf
+        limit, most = self.exhaustive_limit, math.inf
         if not self.exhaustive:
             limit = self._sampler.seconds_per_check / SECONDS_PER_OPERATION
             limit = min(max(limit, LEAST_OPERATIONS), MOST_OPERATIONS)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from numguard.interception.attribution import Origin
-from numguard.interception.eligibility import is_readable, is_tracing
+from numguard.interception.eligibility import FLOAT8, is_readable, is_there, is_tracing
 from numguard.interception.mailbox import Mailbox
 from numguard.shadow.call import bind, mutated_arguments, overload_name, tensors_in
 
@@ -77,6 +77,8 @@ def _covers_storage(tensor: Tensor) -> bool:
 
 def _flags(tensor: Tensor) -> Tensor:
     """Return [not all finite, any NaN] as float64, without waiting for the device."""
+    if tensor.dtype in FLOAT8:
+        tensor = tensor.float()
     return torch.stack([~torch.isfinite(tensor).all(), torch.isnan(tensor).any()]).double()
 
 
@@ -197,4 +199,8 @@ class OriginSearch:
 
 
 def _readable(values: Sequence[Any]) -> list[Tensor]:
-    return [tensor for value in values for tensor in tensors_in(value) if is_readable(tensor) and tensor.numel()]
+    return [tensor for value in values for tensor in tensors_in(value) if _is_followed(tensor) and tensor.numel()]
+
+
+def _is_followed(tensor: Tensor) -> bool:
+    return is_readable(tensor) or (tensor.dtype in FLOAT8 and is_there(tensor))

@@ -11,6 +11,7 @@ from numguard.records.damage import Damage
 from numguard.records.finding_record import finding_from
 from numguard.records.loss_series import LossCurve, LossSeries
 from numguard.records.schema import as_float, row_problem
+from numguard.records.trend_band import TrendBand, band_from
 
 _MOST_FINDINGS: Final = 10_000
 _MOST_HAPPENINGS: Final = 2_000
@@ -53,6 +54,8 @@ class RunRecords:
         Of the last attempt of every rank.
     costs, lost_updates, selftests
         The last event of each rank.
+    trends
+        The band that the loss was predicted to stay in, as the last attempt had it.
     happenings
         Bursts, pauses, origins of non-finite numbers, stops and drops, by attempt, step and order of writing.
     num_left_out
@@ -73,6 +76,7 @@ class RunRecords:
     costs: tuple[Event, ...] = ()
     lost_updates: tuple[Event, ...] = ()
     selftests: tuple[Event, ...] = ()
+    trends: tuple[TrendBand, ...] = ()
     happenings: tuple[Event, ...] = ()
     num_left_out: int = 0
     damage: Damage = field(default_factory=Damage)
@@ -126,6 +130,7 @@ class RunFold:
     _series: dict[tuple[int, int, int], LossSeries] = field(default_factory=dict)
     _last: dict[tuple[int, str], Event] = field(default_factory=dict)
     _parts: dict[int, list[Event]] = field(default_factory=dict)
+    _trends: dict[str, TrendBand] = field(default_factory=dict)
     _coverage: CoverageTable = field(default_factory=CoverageTable)
 
     def add(self, event: Event) -> str | None:
@@ -136,6 +141,8 @@ class RunFold:
             return self._add_steps(event)
         if kind == "finding":
             return self._add_finding(event)
+        if kind == "trend":
+            return self._add_trend(event)
         if kind == "coverage":
             self._add_coverage(event)
         elif kind == "lost_updates":
@@ -165,6 +172,13 @@ class RunFold:
             series.add_loss(fields["step"], fields["loss"])
         else:
             return _add_rows(series, fields["rows"])
+        return None
+
+    def _add_trend(self, event: Event) -> str | None:
+        band = band_from(event.fields)
+        if isinstance(band, str):
+            return band
+        self._trends = {band.name: band}
         return None
 
     def _add_finding(self, event: Event) -> str | None:
@@ -221,6 +235,7 @@ class RunFold:
             costs=tuple(event for event in last if event.event == "cost"),
             lost_updates=tuple(event for event in last if event.event == "lost_updates"),
             selftests=tuple(event for event in last if event.event == "selftest"),
+            trends=tuple(self._trends.values()),
             happenings=tuple(sorted(self.happenings, key=_order)),
             num_left_out=self.num_left_out,
             damage=damage,

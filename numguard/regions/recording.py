@@ -113,6 +113,7 @@ class Recording:
         self._written: dict[int, int] = {}
         self._read: dict[int, int] = {}
         self._rests_on_input: set[int] = set()
+        self._depth: dict[int, int] = {}
 
     # -- recording ---------------------------------------------------------------------------------------------
 
@@ -215,6 +216,9 @@ class Recording:
     ) -> None:
         place = len(self.ops)
         into = {number for number in results if number is not None}
+        computes = not func.is_view and _name(func) not in _MOVES
+        depth = max((self._depth.get(number, 0) for number in given), default=0) + computes
+        self._depth.update(dict.fromkeys(into, depth))
         rests = any(number in self._rests_on_input for number in given)
         for number in given:
             if number not in into:
@@ -262,11 +266,14 @@ class Recording:
         return self.kept.get(number, self.tensors[number])
 
     def results(self) -> list[int]:
-        """Return the slots that the region leaves behind: computed from its inputs, and read by nothing after that."""
+        """Return the slots that the region leaves behind: computed from its inputs, and read by nothing after that.
+
+        What one operator made of the inputs is its own affair, and its check's; a region begins with two in a row.
+        """
         return [
             number
             for number, place in self._written.items()
-            if number in self._rests_on_input and self._read.get(number, -1) <= place
+            if number in self._rests_on_input and self._read.get(number, -1) <= place and self._depth[number] > 1
         ]
 
     def made_by(self, number: int) -> str:
@@ -274,9 +281,9 @@ class Recording:
         return _name(self.ops[self._written[number]].func)
 
     @property
-    def num_computing(self) -> int:
+    def computing(self) -> tuple[torch._ops.OpOverload, ...]:
         """Operators that compute, views left out: one alone is the checks' affair."""
-        return sum(1 for op in self.ops if not op.func.is_view and _name(op.func) not in _MOVES)
+        return tuple(op.func for op in self.ops if not op.func.is_view and _name(op.func) not in _MOVES)
 
 
 def _is_narrower(result: Tensor, source: Tensor) -> bool:

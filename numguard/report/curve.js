@@ -13,6 +13,7 @@
     drawn.data.forEach(function (trace) {
       const colour = tone(trace.meta);
       if (trace.line) trace.line.color = colour;
+      if (trace.fill) trace.fillcolor = colour;
       if (trace.marker) trace.marker.color = colour;
     });
     (drawn.layout.shapes || []).forEach(function (shape) {

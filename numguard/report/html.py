@@ -61,12 +61,12 @@ def html_report(summary: RunSummary) -> str:
     summary
         What :func:`numguard.report.summarise` returned.
     """
-    scripts = (library(), _resource("curve.js")) if summary.curves else ()
-    return _template().render(
+    scripts = (library(), resource("curve.js")) if summary.curves else ()
+    return template("template.html").render(
         summary=summary,
         word=VERDICT_WORDS[summary.verdict],
-        policy=_policy(scripts),
-        style=Markup(_resource("report.css")),
+        policy=policy_for(scripts),
+        style=Markup(resource("report.css")),
         figure=Markup(figure_json(summary)) if summary.curves else "",
         plotly=Markup(scripts[0]) if scripts else "",
         script=Markup(scripts[1]) if scripts else "",
@@ -95,30 +95,43 @@ def write_page(summary: RunSummary, path: str | os.PathLike[str]) -> None:
     InputError
         If the file cannot be written.
     """
-    page = html_report(summary).encode("utf-8", "replace")
+    write_whole(html_report(summary), path)
+
+
+def write_whole(page: str, path: str | os.PathLike[str]) -> None:
+    """Write a page, whole or not at all.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written.
+    """
     try:
-        write_atomically(Path(path), page, mode=0o644, durable=False)
+        write_atomically(Path(path), page.encode("utf-8", "replace"), mode=0o644, durable=False)
     except (OSError, ValueError) as failure:
         reason = getattr(failure, "strerror", None) or str(failure)
         raise InputError(inert(path, 200), "", f"the report could not be written: {reason}") from None
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """Return a file that lies beside this one: style, script, template."""
     return files("numguard.report").joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """Return a template in which whatever comes from a log is text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=_finalized)
     environment.filters["cut"] = inert
-    return environment.from_string(_resource("template.html"))
+    return environment.from_string(resource(name))
 
 
 def _finalized(value: object) -> object:
     return value if isinstance(value, Markup) else inert(value)
 
 
-def _policy(scripts: tuple[str, ...]) -> str:
+def policy_for(scripts: tuple[str, ...]) -> str:
+    """Return the content policy of a page that runs these scripts and no other."""
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{value}'" for value in hashes) or "'none'"
     return (

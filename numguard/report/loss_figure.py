@@ -9,6 +9,7 @@ from typing import Any
 from numguard.errors import UsageError
 from numguard.finding import Finding
 from numguard.records.loss_series import LossCurve
+from numguard.records.trend_band import TrendBand
 from numguard.report.inert_text import inert
 from numguard.report.summary import RunSummary
 
@@ -34,16 +35,53 @@ def figure_json(summary: RunSummary) -> str:
     ``meta`` of a trace and ``name`` of a shape hold the name of a colour, which the page looks up in its style, so that
     light and dark are decided where the page is read.
     """
+    num_attempts = len({curve.attempt for curve in summary.curves})
+    names = [
+        f"rank {curve.rank}" + (f", attempt {curve.attempt}" if num_attempts > 1 else "") for curve in summary.curves
+    ]
+    causes = [item for cause in summary.causes for item in (cause.lead, *cause.repeats, *cause.symptoms)]
+    return drawn(
+        curves=summary.curves,
+        names=[f"loss, {name}" for name in names],
+        findings=(*causes, *summary.notices),
+        bands=summary.trends,
+        shapes=_shapes(summary),
+    )
+
+
+def drawn(
+    *,
+    curves: Sequence[LossCurve],
+    names: Sequence[str],
+    findings: Sequence[Finding],
+    bands: Sequence[TrendBand],
+    shapes: Sequence[dict[str, Any]] = (),
+) -> str:
+    """Return loss curves with bands and marks on them, in the form of :func:`figure_json`.
+
+    Parameters
+    ----------
+    curves, names
+        Lines, and what each is called.
+    findings
+        Marked at the step at which they were caught, on the curve with their rank.
+    bands
+        Drawn below the curves; only those along steps.
+    shapes
+        Of plotly's, drawn below everything.
+    """
     figure = graph.Figure()
-    for index, curve in enumerate(summary.curves):
-        figure.add_trace(_line(curve, index, num_attempts=len({item.attempt for item in summary.curves})))
-    findings = [item for cause in summary.causes for item in (cause.lead, *cause.repeats, *cause.symptoms)]
+    for band in bands:
+        if band.axis == "step" and band.rows:
+            figure.add_traces(_band(band))
+    for index, (curve, name) in enumerate(zip(curves, names, strict=True)):
+        figure.add_trace(_line(curve, index, name))
     for severity, symbol in _SYMBOLS.items():
-        marks = [item for item in (*findings, *summary.notices) if item.severity == severity]
-        trace = _marks(summary.curves, marks[:_MOST_MARKS], severity, symbol)
+        marks = [item for item in findings if item.severity == severity]
+        trace = _marks(curves, marks[:_MOST_MARKS], severity, symbol)
         if trace is not None:
             figure.add_trace(trace)
-    broken = _nonfinite_marks(summary.curves)
+    broken = _nonfinite_marks(curves)
     if broken is not None:
         figure.add_trace(broken)
     axis = {"showline": True, "ticks": "outside", "tickcolor": "rgba(128,128,128,.4)", "automargin": True}
@@ -53,10 +91,10 @@ def figure_json(summary: RunSummary) -> str:
         plot_bgcolor="rgba(0,0,0,0)",
         hovermode="closest",
         xaxis={"title": {"text": "step"}, **axis},
-        yaxis={"title": {"text": "loss"}, **axis},
+        yaxis={"title": {"text": "loss"}, **axis, **_heights(curves)},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         showlegend=True,
-        shapes=_shapes(summary),
+        shapes=list(shapes),
     )
     plain = figure.to_plotly_json()
     return _island({"data": plain["data"], "layout": plain["layout"]})
@@ -69,14 +107,44 @@ def _island(value: object) -> str:
     return text
 
 
-def _line(curve: LossCurve, index: int, *, num_attempts: int) -> Any:
-    name = f"loss, rank {curve.rank}" + (f", attempt {curve.attempt}" if num_attempts > 1 else "")
+def _heights(curves: Sequence[LossCurve]) -> dict[str, Any]:
+    """Return the range of the losses, so that a band that is far away does not flatten them."""
+    losses = [loss for curve in curves for _, loss in curve.points]
+    low, high = min(losses, default=0.0), max(losses, default=0.0)
+    margin = 0.05 * (high - low)
+    return {"range": [low - margin, high + margin]} if 0.0 < margin < float("inf") else {}
+
+
+def _band(band: TrendBand) -> list[Any]:
+    """Return the two ends of a band with the area between them, and its middle."""
+    places, middle, low, high = ([row[part] for row in band.rows] for part in range(4))
+    name = inert(band.name, 60)
+    said = name if band.level is None else f"{name}, {band.level:.0%} band"
+    edge = {"mode": "lines", "line": {"width": 0}, "meta": "band", "hoverinfo": "skip"}
+    return [
+        graph.Scatter(x=places, y=low, name=said, legendgroup=name, showlegend=False, **edge),
+        graph.Scatter(x=places, y=high, name=html.escape(said), legendgroup=name, fill="tonexty", **edge),
+        graph.Scatter(
+            x=places,
+            y=middle,
+            mode="lines",
+            line={"width": 1, "dash": "dash"},
+            name=html.escape(f"{name}, middle"),
+            legendgroup=name,
+            showlegend=False,
+            meta="band-middle",
+            hovertemplate="step %{x}<br>expected %{y:.6g}<extra></extra>",
+        ),
+    ]
+
+
+def _line(curve: LossCurve, index: int, name: str) -> Any:
     return graph.Scatter(
         x=[step for step, _ in curve.points],
         y=[loss for _, loss in curve.points],
         mode="lines" if len(curve.points) > 1 else "markers",
         line={"width": 1.5},
-        name=name,
+        name=html.escape(inert(name, 80)),
         meta=f"curve-{index % _NUM_COLOURS}",
         hovertemplate="step %{x}<br>loss %{y:.6g}<extra></extra>",
     )

@@ -43,6 +43,9 @@ SAYS: Final[Mapping[str, str]] = MappingProxyType(
 _HARDWARE: Final = frozenset({"corruption", "replica_divergence", "collective_mismatch"})
 _NEVER_REPEATS: Final = frozenset({"corruption", "nondeterminism"})
 _ABOUT_NUMGUARD: Final = "degraded"
+_OF_THE_RUN: Final = frozenset(
+    {"loss_spike", "loss_shift", "loss_drift", "loss_noise", "loss_plateau", "off_trend", "hard_batch", "loss_scale"}
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +121,8 @@ def headline(finding: Finding, scene: Scene) -> str:
     if finding.kind == _ABOUT_NUMGUARD:
         return f"{says}: {finding.message or 'no detail given'}"
     since = "" if finding.first_caught_step is None else f" since step {finding.first_caught_step:,}"
+    if finding.kind in _OF_THE_RUN:  # no machine's own: the loss is averaged over all of them
+        return f"{says}{since.replace('since', 'at')}"
     return f"{says} on {where(finding, scene)}{since}"
 
 
@@ -130,7 +135,9 @@ def answers(finding: Finding, scene: Scene) -> tuple[Answer, ...]:
         "Last clean step": _clean(finding, scene),
         "Which machine?": _blame(finding, scene),
         "Which line?": _line(finding),
-        "How often?": _frequency(scene.num_failed, scene.num_checked),
+        "How often?": f"{counted(scene.num_failed, 'alarm')}."
+        if finding.kind in _OF_THE_RUN
+        else _frequency(scene.num_failed, scene.num_checked),
         "How far off?": _distance(finding),
         "Does it reproduce?": _reproduces(finding),
         "How sure is this?": _proof(finding),
@@ -186,13 +193,14 @@ def _clean(finding: Finding, scene: Scene) -> str:
         return ""
     caught = f"First caught in step {finding.first_caught_step:,}."
     if scene.last_clean_step is None:
-        return f"None known: the place was never seen right. {caught}"
+        never = "" if finding.kind in _OF_THE_RUN else "None known: the place was never seen right. "
+        return f"{never}{caught}"
     restart = " Restart from a checkpoint written then or before." if scene.stop else ""
     return f"Step {scene.last_clean_step:,}.{restart} {caught}"
 
 
 def _blame(finding: Finding, scene: Scene) -> str:
-    if finding.kind == _ABOUT_NUMGUARD:
+    if finding.kind == _ABOUT_NUMGUARD or finding.kind in _OF_THE_RUN:
         return ""
     place = where(finding, scene)
     if finding.kind in _HARDWARE:

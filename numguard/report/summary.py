@@ -11,6 +11,7 @@ from numguard.records.coverage import Coverage
 from numguard.records.damage import Damage
 from numguard.records.loss_series import MOST_POINTS, LossCurve, thinned
 from numguard.records.run_records import Event, RunRecords
+from numguard.records.trend_band import TrendBand
 from numguard.report.causes import Cause, causes_of
 from numguard.report.quantities import counted, listed, number
 
@@ -74,6 +75,8 @@ class RunSummary:
         Name and value of what the run is: versions, hosts, devices, attempts, steps.
     curves
         Losses by rank and attempt, at most :data:`MOST_POINTS` points together.
+    trends
+        The band that the loss was predicted to stay in.
     coverage, costs, lost_updates
         What was checked, what it took, and updates lost to rounding by module.
     happenings
@@ -93,6 +96,7 @@ class RunSummary:
     degraded: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
     curves: tuple[LossCurve, ...]
+    trends: tuple[TrendBand, ...]
     coverage: Coverage
     costs: tuple[RankCost, ...]
     lost_updates: tuple[tuple[str, float], ...]
@@ -127,7 +131,8 @@ def summarise(records: RunRecords) -> RunSummary:
         notices=tuple(finding for finding in others if finding.severity == "notice"),
         degraded=degraded,
         facts=_facts(records),
-        curves=_curves(records.curves),
+        curves=drawn_curves(records.curves),
+        trends=records.trends,
         coverage=records.coverage,
         costs=tuple(_cost(event) for event in records.costs),
         lost_updates=_lost_updates(records.lost_updates),
@@ -235,6 +240,7 @@ def _facts(records: RunRecords) -> tuple[tuple[str, str], ...]:
         "Devices": listed(devices),
         "PyTorch": listed(sorted({event.fields["torch"] for event in starts})),
         "numguard": listed(sorted({event.fields["version"] for event in starts})),
+        "Trend": listed([f"{trend.name}, {trend.level or 0:.0%} band along {trend.axis}" for trend in records.trends]),
         "Ended": _ended(records.happenings, starts),
     }
     return tuple((name, value) for name, value in facts.items() if value)
@@ -251,7 +257,7 @@ def _ended(happenings: Sequence[Event], starts: Sequence[Event]) -> str:
     return f"step {max(event.fields['step'] for event in stops):,}" + (f" ({listed(reasons)})" if reasons else "")
 
 
-def _curves(curves: Sequence[LossCurve]) -> tuple[LossCurve, ...]:
+def drawn_curves(curves: Sequence[LossCurve]) -> tuple[LossCurve, ...]:
     """Return the curves with at most :data:`MOST_POINTS` points together."""
     drawn = [curve for curve in curves if curve.points or curve.num_nonfinite]
     share = max(2, MOST_POINTS // max(1, len(drawn)))

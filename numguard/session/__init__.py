@@ -3,5 +3,5 @@
 from .coverage import Coverage as Coverage
 from .coverage import SiteCoverage as SiteCoverage
 from .entrance import guard as guard
-from .guard import Guard as Guard
+from .guarded_loop import Guard as Guard
 from .overhead import Overhead as Overhead

@@ -8,7 +8,7 @@ import torch
 
 from numguard.errors import UsageError
 from numguard.finding import Finding
-from numguard.session.guard import Guard
+from numguard.session.guarded_loop import Guard
 from numguard.session.ingredients import checked_optimizers
 from numguard.session.options import make_options
 

@@ -11,7 +11,7 @@ from numguard.detectors import LossMonitor
 from numguard.errors import UsageError
 from numguard.finding import Finding
 from numguard.interception.mailbox import Mailbox
-from numguard.session.registered_trend import RegisteredTrend
+from numguard.session.options import GuardOptions
 
 PART: Final = 0.25  # of the budget that the detectors may cost
 _SLOWEST: Final = 64  # steps of which one is looked at, at least
@@ -26,29 +26,31 @@ class LossWatch:
 
     Parameters
     ----------
-    monitor
-        None where another rank watches.
-    trend
-        The monitor's own trend, which may ask for tokens.
+    options
+        Trend and earlier run.
     mailbox, immediate
         Brings numbers to the host, and whether it does so at once.
     found
         Takes each finding.
     fault
         Takes an exception; the watch ends with it.
+    rank
+        Rank 0 watches. One is enough: a loss that is averaged over the ranks is the same everywhere, and the alarms of
+        one that is not would come from some rank all the time.
     """
 
     def __init__(
         self,
-        *,
-        monitor: LossMonitor | None,
-        trend: RegisteredTrend | None,
+        options: GuardOptions,
         mailbox: Mailbox,
+        *,
         immediate: bool,
         found: Callable[[Finding], None],
         fault: Callable[[str, BaseException], None],
+        rank: int,
     ) -> None:
-        self._monitor, self._trend, self._found, self._fault = monitor, trend, found, fault
+        self._trend, self._found, self._fault = options.trend, found, fault
+        self._monitor = LossMonitor(reference=options.reference, trend=options.trend) if rank == 0 else None
         self._mailbox, self._immediate = mailbox, immediate
         self._beside: dict[int, dict[str, Any]] = {}
         self._row_seconds = 0.0

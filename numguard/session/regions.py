@@ -1,7 +1,7 @@
 """Regions on the guard: what is watched, what is found, and how it is told."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +45,8 @@ class Regions:
         Whether the model lies in host memory: to judge a region is to read its numbers.
     at_budget
         Whether regions wait for their turn; an exhaustive guard looks at each that runs.
+    checked
+        Operators that have a check of their own.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Regions:
         seed: int,
         on_host: bool,
         at_budget: bool,
+        checked: Container[torch._ops.OpOverload],
     ) -> None:
         self._enter, self._is_sound, self._at_budget = enter, is_sound, at_budget
         self._watch: RegionWatch | None = None
@@ -84,6 +87,7 @@ class Regions:
             report=self._report,
             fault=fault,
             seed=seed,
+            checked=checked,
         )
 
     def begin(self, mode: ArmedMode, step: int, seconds: float, exhaustive: bool) -> None:
@@ -151,7 +155,7 @@ def _message(site: RegionSite, verdict: RegionVerdict) -> str:
     by_form = site.extent == "form"
     other = "its reference form returns" if by_form else "the same operators in float64 return"
     ratio = f"{verdict.ratio:.3g} times" if math.isfinite(verdict.ratio) else "out of all proportion to"
-    why = "" if by_form else " Each operator is right, their sequence loses the digits."
+    why = "" if by_form else " No check has found an operator of it wrong: their sequence loses the digits."
     return (
         f"{subject}{where} returned {verdict.computed:.9g} ({verdict.result}, {verdict.dtype}) where {other} "
         f"{verdict.exact:.9g}. The error {verdict.error:.3g} is {ratio} the {verdict.change:.3g} that one-ulp changes "

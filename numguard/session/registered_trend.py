@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from numguard.errors import UsageError
@@ -31,30 +32,28 @@ class RegisteredTrend:
 
     def __init__(self, registered: Registered) -> None:
         self.name, self.level = registered.name, registered.level
-        for axis, names in _AXES.items():
-            marks = next((registered.columns[name] for name in names if name in registered.columns), ())
-            if len(set(marks)) > 1:
-                break
-        else:
+        columns = registered.columns
+        found = {axis: columns[name] for axis, names in _AXES.items() for name in names if name in columns}
+        able = [axis for axis, marks in found.items() if len(set(marks)) > 1]
+        if not able:
             raise UsageError(
                 f"trend= got {registered.name!r}, which was registered with {', '.join(registered.columns)} and does "
                 "not say what the loss should be along a run; register it with a value for each of several steps: "
                 'scaling.register(..., also={"step": [...]})'
             )
-        self.axis = axis
+        self.axis, marks = able[0], found[able[0]]
         rows = sorted(range(len(marks)), key=marks.__getitem__)
         self._marks = [marks[row] for row in rows]
         # Pairs of neighbours: the band of a whole registered curve would be searched through at every step.
         self._pairs = [
             replace(
                 registered,
-                columns={axis: (marks[first], marks[last])},
-                **{
-                    part: tuple(getattr(registered, part)[row] for row in (first, last))
-                    for part in ("value", "low", "high")
-                },
+                columns={self.axis: (marks[first], marks[last])},
+                value=(registered.value[first], registered.value[last]),
+                low=(registered.low[first], registered.low[last]),
+                high=(registered.high[first], registered.high[last]),
             )
-            for first, last in zip(rows, rows[1:], strict=False)
+            for first, last in pairwise(rows)
         ]
         self.tokens: float | None = None
 
@@ -70,7 +69,7 @@ class RegisteredTrend:
         return None if band is None else (band.value, band.low, band.high)
 
     def to_fields(self) -> dict[str, Any]:
-        """Return the fields of a ``trend`` event: ``rows`` are places along the band that a report can join by lines."""
+        """Return the fields of a ``trend`` event: its ``rows`` are places of the band for a report to join by lines."""
         return {"name": self.name, "level": self.level, "axis": self.axis, "rows": self._drawn()}
 
     def _drawn(self) -> list[list[float]]:

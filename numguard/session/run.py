@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from numguard.backends.selection import prepare
 from numguard.checks import REGISTRY, select
-from numguard.detectors import LossMonitor
 from numguard.finding import Finding
 from numguard.interception.attribution import Attribution, Origin
 from numguard.interception.boundaries import Boundaries, affordable_marks
@@ -52,7 +52,7 @@ from numguard.shadow.comparison import Comparison
 log = logging.getLogger("numguard")
 
 _AUTOMATIC_BURST: Final = 2  # steps
-_MAX_AUTOMATIC_BURSTS: Final = 3  # per run: an alarm that comes every step must not make every step exhaustive
+_MAX_AUTOMATIC_BURSTS: Final = 3  # per run and cause: not every step may become exhaustive
 _SELF_TEST_EVERY: Final = 1000  # steps
 
 
@@ -62,7 +62,7 @@ class Run:
     Parameters
     ----------
     options, model, optimizers, send
-        As given to :class:`~numguard.session.guard.Guard`.
+        As given to :class:`~numguard.session.guarded_loop.Guard`.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Run:
         self.sites = SiteTable()
         self._hook_seconds = 0.0
         self._new: list[Finding] = []
-        self._num_bursts = 0
+        self._num_bursts: Counter[str] = Counter()
         self._next_test = _SELF_TEST_EVERY
         self._num_steps = 0
         self._first_coverage_step: int | None = None
@@ -135,16 +135,8 @@ class Run:
             on_nonfinite=self._nonfinite,
             on_loss=self._loss,
         )
-        self.losses = LossWatch(
-            # One rank is enough: a loss that is averaged over the ranks is the same everywhere, and the alarms of one
-            # that is not would come from some rank all the time.
-            monitor=LossMonitor(reference=options.reference, trend=options.trend) if self.rank.rank == 0 else None,
-            trend=options.trend,
-            mailbox=self.mailbox,
-            immediate=immediate,
-            found=self._loss_alarm,
-            fault=self.health.fault,
-        )
+        found, fault, rank = self._loss_alarm, self.health.fault, self.rank.rank
+        self.losses = LossWatch(options, self.mailbox, immediate=immediate, found=found, fault=fault, rank=rank)
         self.triggers = Triggers(options.run_dir)
         self.step_count = StepCount(optimizers, self.arming.before_update, self.arming.after_update)
         self.provenance = self._make_provenance(model, optimizers)
@@ -167,6 +159,7 @@ class Run:
             seed=self.options.seed * 1_000_003 + self.rank.rank,
             on_host=immediate,
             at_budget=not self.options.exhaustive,
+            checked=self.inspector.table,
         )
 
     def _make_provenance(
@@ -428,8 +421,9 @@ class Run:
         self._burst_by_itself(found.step + 1, "nonfinite")
 
     def _burst_by_itself(self, step: int, reason: str) -> None:
-        if self._num_bursts < _MAX_AUTOMATIC_BURSTS and not self.options.exhaustive:
-            self._num_bursts += 1
+        cause = reason.partition("_")[0]
+        if self._num_bursts[cause] < _MAX_AUTOMATIC_BURSTS and not self.options.exhaustive:
+            self._num_bursts[cause] += 1
             self.burst(step, _AUTOMATIC_BURST, reason)
 
     def _loss(self, step: int, loss: float) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from numguard.backends.dot import JudgedElements, Judging
+    from numguard.backends.normalisation import GradientRows, JudgedNorm, JudgedRows, Normalising, NormRows
 
 UNIT_ROUNDOFF = 2.0**-53  # of the float64 that every shadow is evaluated in
 
@@ -33,12 +34,17 @@ class FusedSums:
     elements, checksums
         Elements and checksums of a product with bounds and verdict:
         :func:`~numguard.backends.dot.native_judged_product`, :func:`~numguard.backends.dot.native_judged_checksums`.
+    layer_norm, layer_norm_gradient
+        Rows of a layer norm with bounds and verdicts: :func:`~numguard.backends.normalisation.native_layer_norm`,
+        :func:`~numguard.backends.normalisation.native_layer_norm_gradient`.
     """
 
     rows: Callable[[Tensor, int], tuple[Tensor, Tensor] | None]
     product: Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None]
     elements: "Callable[[Tensor, Tensor, Tensor, Tensor | None, Judging], JudgedElements | None]"
     checksums: "Callable[[Tensor, Tensor, Tensor, Tensor | None, int, Judging], JudgedElements | None]"
+    layer_norm: "Callable[[NormRows, Tensor | None, Tensor | None, Normalising], JudgedNorm | None]"
+    layer_norm_gradient: "Callable[[GradientRows, Tensor | None, Normalising], JudgedRows | None]"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -121,7 +121,7 @@ def _laid_out(stored: StoredTensor, layout: Any, path: object, name: str) -> Ten
     if not isinstance(layout, dict):
         raise InputError(path, place, "is missing")
     stride, offset = layout.get("stride"), layout.get("offset")
-    steps = stride if isinstance(stride, list) else [None]
+    steps: list[Any] = stride if isinstance(stride, list) else [None]
     whole = all(type(step) is int and 0 <= step < _MOST_ELEMENTS for step in steps)
     if not whole or len(steps) != len(shape) or type(offset) is not int or not 0 <= offset < _MOST_ELEMENTS:
         raise InputError(path, place, "is not a stride for each dimension and an offset")

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from numguard.backends.dot import native_judged_checksums, native_judged_product, native_product
+from numguard.backends.normalisation import native_layer_norm, native_layer_norm_gradient
 from numguard.backends.selection import native_library
 from numguard.backends.statistics import native_row_sums
 from numguard.shadow.arithmetic import Arithmetic, FusedSums
@@ -221,6 +222,8 @@ NATIVE: Final = replace(
         product=native_product,
         elements=native_judged_product,
         checksums=native_judged_checksums,
+        layer_norm=native_layer_norm,
+        layer_norm_gradient=native_layer_norm_gradient,
     ),
 )
 PAIRWISE: Final = Arithmetic(

@@ -106,7 +106,7 @@ def evaluate(comparison: Comparison) -> Tensor:
 
 
 def _place_of_largest(ratios: Tensor) -> Tensor:
-    """Return where the largest ratio stands, as one index; in host memory without torch's own argmax, which is judged."""
+    """Return where the largest ratio stands, as one index; in host memory without torch's argmax, which is judged."""
     if ratios.device.type == "cpu":
         return torch.from_numpy(np.atleast_1d(ratios.numpy().argmax()))
     return ratios.argmax().clamp(0, ratios.numel() - 1).reshape(1)  # a wrong index must not leave the memory

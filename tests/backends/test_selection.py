@@ -60,7 +60,8 @@ def _without_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMGUARD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(selection, "TWIN", Readiness())
+    readiness = Readiness()
+    monkeypatch.setattr(selection, "_twin", lambda: readiness)
     monkeypatch.setattr(selection._Engaged, "library", None)
     monkeypatch.setattr(selection._Engaged, "said", False)
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from numguard_kernels.bench.table import Table
 
 from numguard.backends import benchmark
-from numguard.backends.benchmark import Table
 from numguard.cli import main
 
 MEASURED = Table(

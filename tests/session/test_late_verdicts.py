@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from numguard.interception.inspection import Inspector
 from numguard.interception.mailbox import CudaParcel, RingMailbox
-from numguard.session.guard import Guard
+from numguard.session.guarded_loop import Guard
 from numguard.session.options import GuardOptions
 from tests.session.late_courier import Courier, NoNumpy, NoWaiting
 from tests.session.small_net import Net, batch

@@ -232,3 +232,21 @@ def test_after_a_nan_the_next_steps_are_searched() -> None:
     found = [finding for finding in guard.findings if finding.kind == "nonfinite"]
     assert found[0].module == "blocks.2"
     assert guard.overhead.burst_seconds > 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu])
+def test_a_birth_is_followed_through_float8(dtype: torch.dtype) -> None:
+    model = nn.Linear(4, 6)
+    with numguard.guard(model, budget=None) as guard:
+        root = torch.sqrt(model(torch.ones(2, 4)) * 0 - 1.0)
+        loss = root.to(dtype).float().sum()
+        guard.step(loss)
+    assert guard.findings[0].op == "aten::sqrt"
+
+
+def test_a_cast_beyond_a_float8_format_is_the_birth() -> None:
+    model = nn.Linear(4, 6)
+    with numguard.guard(model, budget=None) as guard:
+        loss = (model(torch.ones(2, 4)) * 0 + 448.0).to(torch.float8_e4m3fnuz).float().sum()
+        guard.step(loss)
+    assert (guard.findings[0].op, guard.findings[0].evidence["dtype"]) == ("aten::_to_copy", "float8_e4m3fnuz")

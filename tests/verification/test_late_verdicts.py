@@ -7,7 +7,7 @@ from torch import nn
 
 import numguard
 from numguard import functional
-from numguard.session.guard import Guard
+from numguard.session.guarded_loop import Guard
 from numguard.session.options import GuardOptions
 from numguard.testing import faulty_kernel
 from tests.session.late_courier import Courier

@@ -10,8 +10,13 @@ from .error_bounds import sum_error_bound as sum_error_bound
 from .judgement import judged_elements as judged_elements
 from .library import DTYPES as DTYPES
 from .library import Bound as Bound
+from .library import Format as Format
 from .library import Judging as Judging
+from .library import Normalising as Normalising
 from .library import is_plain as is_plain
+from .normalisation import JudgedRows as JudgedRows
+from .normalisation import judged_layer_norm as judged_layer_norm
+from .normalisation import judged_layer_norm_gradient as judged_layer_norm_gradient
 from .products import InnerProduct as InnerProduct
 from .products import JudgedElements as JudgedElements
 from .products import inner_product as inner_product

@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-VERSION: Final = 1
+VERSION: Final = 3
 _BYTES: Final = 4  # number of the first 8-bit format
 _TABLES: Final = (
     torch.float8_e4m3fn,
@@ -33,7 +33,7 @@ class Operand(ctypes.Structure):
 
     _fields_ = (
         ("data", _pointer),
-        ("dtype", _int),
+        ("dtype", _long),
         ("batch", _long),
         ("row", _long),
         ("column", _long),
@@ -71,6 +71,27 @@ class Judging(ctypes.Structure):
     )
 
 
+class Format(ctypes.Structure):
+    """The format of a result: unit roundoff, smallest rounding, largest number."""
+
+    _fields_ = tuple((name, _double) for name in ("unit_roundoff", "smallest_rounding", "largest"))
+
+
+class Normalising(ctypes.Structure):
+    """Everything by which a layer norm is judged that does not depend on the numbers in it.
+
+    Unit roundoff, smallest normal number, smallest rounding and limit are the accumulator's; ``shadow`` is the error of
+    the shadow as a multiple of the strict bound.
+    """
+
+    _fields_ = (
+        *((name, _double) for name in ("eps", "height", "unit_roundoff", "smallest_normal", "smallest_rounding")),
+        *((name, _double) for name in ("limit", "shadow")),
+        ("result", Format),
+        ("statistics", Format),
+    )
+
+
 _SIGNATURES: Final[Mapping[str, tuple[Any, tuple[Any, ...]]]] = MappingProxyType(
     {
         "ng_version": (_int, ()),
@@ -86,8 +107,10 @@ _SIGNATURES: Final[Mapping[str, tuple[Any, tuple[Any, ...]]]] = MappingProxyType
         "ng_checked_sum": (None, (_pointer, _int, _long, _int, _pointer)),
         "ng_dot": (None, (_pointer, _int, _pointer, _int, _long, _pointer)),
         "ng_product": (None, (_pointer, _pointer, _long, _long, _long, _long, _long, _long, _pointer, _pointer)),
-        "ng_judged_product": (None, (*(_pointer,) * 4, *(_long,) * 4, *(_pointer,) * 3)),
-        "ng_judged_checksum": (None, (*(_pointer,) * 4, *(_long,) * 4, *(_pointer,) * 4)),
+        "ng_judged_product": (None, (_pointer, *(_long,) * 4, *(_pointer,) * 3)),
+        "ng_judged_checksum": (None, (_pointer, *(_long,) * 5, *(_pointer,) * 3)),
+        "ng_judged_layer_norm": (None, (_pointer, _long, *(_pointer,) * 5)),
+        "ng_judged_layer_norm_gradient": (None, (_pointer, _long, *(_pointer,) * 4)),
         "ng_judge": (
             None,
             (_long, _pointer, _int, *(_pointer, _long) * 4, _double, _double, _double, _int, _int, _pointer),

@@ -1,6 +1,7 @@
 """Inner products, and blocks of matrix products with the sums of their magnitudes, in float64 or wider."""
 
 import ctypes
+from array import array
 from typing import NamedTuple
 
 import torch
@@ -70,40 +71,41 @@ def judged_product(
     verdict = torch.empty(NUM_NUMBERS, dtype=torch.float64)
     operands = _operands(a, b, c, added)
     library.ng_judged_product(
-        *map(ctypes.addressof, operands),
-        *_sizes(a, b),
-        ctypes.addressof(by),
-        out.data_ptr(),
-        verdict.data_ptr(),
+        operands.buffer_info()[0], *_sizes(a, b), ctypes.addressof(by), out.data_ptr(), verdict.data_ptr()
     )
     exact, strict, permissive, shadow_error = out.unbind()
     return JudgedElements(exact, strict, permissive, shadow_error, None, verdict)
 
 
 def judged_checksums(
-    library: ctypes.CDLL, a: Tensor, b: Tensor, c: Tensor, added: Tensor | None, weights: Tensor, by: Judging
+    library: ctypes.CDLL, a: Tensor, b: Tensor, c: Tensor, added: Tensor | None, first_sign: int, by: Judging
 ) -> JudgedElements:
-    """Judge the sums over the rows of ``c`` with weights of plus and minus one; rows that are not finite are out."""
+    """Judge the sums over the rows of ``c`` with weights of plus and minus one; rows that are not finite are out.
+
+    Parameters
+    ----------
+    first_sign
+        Number of the first of consecutive weights, an int64: bits of its hash are the signs.
+    """
     out = torch.empty((5, a.shape[0], 1, b.shape[2]), dtype=torch.float64)
     verdict = torch.empty(NUM_NUMBERS, dtype=torch.float64)
     operands = _operands(a, b, c, added)
     library.ng_judged_checksum(
-        *map(ctypes.addressof, operands),
-        *_sizes(a, b),
-        weights.data_ptr(),
-        ctypes.addressof(by),
-        out.data_ptr(),
-        verdict.data_ptr(),
+        operands.buffer_info()[0], *_sizes(a, b), first_sign, ctypes.addressof(by), out.data_ptr(), verdict.data_ptr()
     )
     exact, strict, permissive, shadow_error, computed = out.unbind()
     return JudgedElements(exact, strict, permissive, shadow_error, computed, verdict)
 
 
-_NOTHING = Operand(0, 0, 0, 0, 0)
+_NOTHING = (0, 0, 0, 0, 0)
 
 
-def _operands(*tensors: Tensor | None) -> list[Operand]:
-    return [_NOTHING if x is None else Operand(x.data_ptr(), DTYPES[x.dtype], *x.stride()) for x in tensors]
+def _operands(a: Tensor, b: Tensor, c: Tensor, added: Tensor | None) -> "array[int]":
+    """Return the library's operands, five words each, in one piece."""
+    words = array("q", (a.data_ptr(), DTYPES[a.dtype], *a.stride(), b.data_ptr(), DTYPES[b.dtype], *b.stride()))
+    words.extend((c.data_ptr(), DTYPES[c.dtype], *c.stride()))
+    words.extend(_NOTHING if added is None else (added.data_ptr(), DTYPES[added.dtype], *added.stride()))
+    return words
 
 
 def _sizes(a: Tensor, b: Tensor) -> tuple[int, int, int, int]:

@@ -134,7 +134,8 @@ static inline int64_t count_of(const Walk& walk) {
   return count;
 }
 
-struct Operand { const void* data; int dtype; int64_t batch, row, column; };  // strides in elements
+static inline int64_t bytes_of(int64_t dtype) { return dtype == F64 ? 8 : dtype == F32 ? 4 : dtype >= BYTE ? 1 : 2; }
+struct Operand { const void* data; int64_t dtype, batch, row, column; };  // strides in elements
 // The matrices of rows m < M, columns n < N and terms k < K of one checksum, and a row of N numbers for each result.
 struct Sums { double *computed, *exact, *size, *results, *norms, *sizes, *added, *added_size, *added_largest; };
 
@@ -150,6 +151,25 @@ static inline double bounded(const Bound& bound, double size, double sizes) {
   return size * bound.relative + bound.floor + (bound.factor != 0.0 ? bound.factor * sizes : 0.0);
 }
 
+// Layer normalisation: what bounds are made of (numguard's normalisation_bounds module), the formats of the results.
+struct Format { double unit, eta, largest; };
+struct Normalising {
+  double eps, height, unit, tiny, eta, limit, shadow;  // of the accumulator; shadow: its error over the strict bound
+  Format result, statistics;
+};
+struct Normalised { double *exact, *strict, *permissive, *error; };  // of one row; permissive: the gradient's alone
+// Rows of several tensors with the same leading dimensions: words of `d`, `d` sizes, then data, dtype and `d` strides each.
+struct RowSet {
+  const int64_t* words;
+  int64_t dims() const { return words[0]; }
+  int64_t count() const { return count_of(Walk{(int)dims(), words + 1, nullptr}); }
+  int dtype(int which) const { return (int)words[1 + dims() + which * (2 + dims()) + 1]; }
+  const void* row(int which, int64_t number) const {
+    const int64_t* own = words + 1 + dims() + which * (2 + dims());
+    return (const char*)own[0] + offset_of(Walk{(int)dims(), words + 1, own + 2}, number) * bytes_of(own[1]);
+  }
+};
+
 struct Table {  // the functions of one instruction set
   const char* name;
   void (*run)(const void*, int, int64_t, int64_t, int, Totals*);
@@ -164,8 +184,9 @@ struct Table {  // the functions of one instruction set
   void (*checksum)(const Operand*, const Operand*, const Operand*, const Operand*, int64_t, int64_t, int64_t, int64_t,
                    double, const double*, Sums);
   uint64_t (*hash)(const uint32_t*, int64_t, const uint64_t*);
+  void (*normalise)(int64_t, const double*, const double*, const double*, const Normalising&, double*, Normalised);
+  void (*normalise_back)(int64_t, double*, const double*, const double*, double, double, const Normalising&, Normalised);
 };
-static inline int64_t bytes_of(int dtype) { return dtype == F64 ? 8 : dtype == F32 ? 4 : dtype >= BYTE ? 1 : 2; }
 static inline const void* at(const Operand& x, int64_t batch, int64_t row, int64_t column) {
   return (const char*)x.data + (batch * x.batch + row * x.row + column * x.column) * bytes_of(x.dtype);
 }
@@ -226,7 +247,7 @@ static inline const Table* use() {
 }  // namespace twin
 using namespace twin;
 
-NG_EXPORT int ng_version() { return 1; }
+NG_EXPORT int ng_version() { return 3; }
 NG_EXPORT const char* ng_variant() { return use()->name; }
 NG_EXPORT int ng_select(int number) {
   const Table* table = number < 0 ? nullptr : tables(number);
@@ -355,22 +376,25 @@ NG_EXPORT void ng_dot(const void* x, int x_dtype, const void* y, int y_dtype, in
 NG_EXPORT void ng_product(const Operand* a, const Operand* b, int64_t batches, int64_t rows, int64_t columns,
                           int64_t terms, int64_t a_size, int64_t b_size, double* values, double* masses) {
   Gradual gradual;
-  std::vector<double> left(terms), held;
-  const bool by_rows = b->column == 1 || columns == 1 || b->row != 1;
-  if (!by_rows) held.resize(terms);
+  // The operand is walked along its shorter stride: row by row, each added to all results, or column by column.
+  const bool by_rows = columns > 1 && std::llabs(b->column) <= std::llabs(b->row);
+  std::vector<double> left(terms), held(by_rows && b->column == 1 ? 0 : std::max(columns, terms));
   for (int64_t batch = 0; batch < batches; ++batch)
     for (int64_t m = 0; m < rows; ++m) {
       use()->widen((const char*)a->data + (batch * a->batch + m * a->row) * a_size, a->dtype, terms, a->column, left.data());
       double* value = values + (batch * rows + m) * columns;
       double* mass = masses + (batch * rows + m) * columns;
       const char* right = (const char*)b->data + batch * b->batch * b_size;
-      if (columns > 1 && b->column == 1) {
+      if (by_rows) {
         std::fill(value, value + columns, 0.0);
         std::fill(mass, mass + columns, 0.0);
-        for (int64_t k = 0; k < terms; ++k)
-          use()->scaled_row(left[k], right + k * b->row * b_size, b->dtype, columns, value, mass);
+        for (int64_t k = 0; k < terms; ++k) {
+          const char* row = right + k * b->row * b_size;
+          if (b->column == 1) { use()->scaled_row(left[k], row, b->dtype, columns, value, mass); continue; }
+          use()->widen(row, b->dtype, columns, b->column, held.data());
+          use()->scaled_row(left[k], held.data(), F64, columns, value, mass);
+        }
       } else {
-        held.resize(terms);
         for (int64_t n = 0; n < columns; ++n) {
           double both[2];
           const char* column = right + n * b->column * b_size;
@@ -418,12 +442,12 @@ static void judge_all(int64_t n, const double* computed, const double* rows, con
                by.unit, by.eta, by.largest, 1, (int)by.propagates, verdict);
 }
 
-// alpha A B + beta C0 against C, element by element: exact, strict, permissive and error of the shadow, four rows of
+// alpha A B + beta C0 against C (operands: A, B, C, C0 or no data), element by element: exact, strict, permissive and error of the shadow, four rows of
 // the size of C, and the verdict.
-NG_EXPORT void ng_judged_product(const Operand* a, const Operand* b, const Operand* c, const Operand* added,
-                                 int64_t batches, int64_t rows, int64_t columns, int64_t terms, const Judging* by,
-                                 double* out, double* verdict) {
+NG_EXPORT void ng_judged_product(const Operand* operands, int64_t batches, int64_t rows, int64_t columns, int64_t terms,
+                                 const Judging* by, double* out, double* verdict) {
   Gradual gradual;
+  const Operand *a = operands, *b = operands + 1, *c = operands + 2, *added = operands + 3;
   const int64_t n = batches * rows * columns;
   double *exact = out, *strict = out + n, *permissive = out + 2 * n, *error = out + 3 * n;
   ng_product(a, b, batches, rows, columns, terms, bytes_of(a->dtype), bytes_of(b->dtype), exact, strict);
@@ -459,12 +483,18 @@ NG_EXPORT void ng_judged_product(const Operand* a, const Operand* b, const Opera
 }
 
 // The same for the checksums over the rows of C: exact, strict, permissive, error of the shadow and w^T C, five rows.
-NG_EXPORT void ng_judged_checksum(const Operand* a, const Operand* b, const Operand* c, const Operand* added,
-                                  int64_t batches, int64_t rows, int64_t columns, int64_t terms, const double* weights,
-                                  const Judging* by, double* out, double* verdict) {
+// The weights are plus and minus one: bits of an integer hash of `first` + row, as in numguard.checks.freivalds.
+NG_EXPORT void ng_judged_checksum(const Operand* operands, int64_t batches, int64_t rows, int64_t columns,
+                                  int64_t terms, int64_t first, const Judging* by, double* out, double* verdict) {
   const int64_t n = batches * columns;
-  std::vector<double> sums(9 * n);
-  ng_checksum(a, b, c, added, batches, rows, columns, terms, by->beta, weights, sums.data());
+  std::vector<double> sums(9 * n), weights(rows);
+  for (int64_t m = 0; m < rows; ++m) {
+    int64_t x = (int64_t)((uint64_t)(first + m) * 0x2545f4914f6cdd1dull);
+    x = (int64_t)((uint64_t)(x ^ x >> 29) * 0x1b8735939e3779b1ull);
+    weights[m] = x >> 40 & 1 ? -1.0 : 1.0;
+  }
+  const Operand *a = operands, *b = operands + 1, *c = operands + 2, *added = operands + 3;
+  ng_checksum(a, b, c, added, batches, rows, columns, terms, by->beta, weights.data(), sums.data());
   const double *computed = &sums[0], *value = &sums[n], *mass = &sums[2 * n], *results = &sums[3 * n];
   const double *norms = &sums[4 * n], *sizes = &sums[5 * n], *extra = &sums[6 * n], *extra_size = &sums[7 * n];
   const double scale = std::fabs(by->alpha);
@@ -516,6 +546,53 @@ NG_EXPORT void ng_list_health(const void* data, int dtype, int64_t n, double sca
       out[1] += x * x;
     }
   }
+}
+
+// Rows of x, y, mean and rstd of a layer norm. `out`: exact, strict and error of y, then of mean, then of rstd; the
+// verdicts follow one another in the same order.
+NG_EXPORT void ng_judged_layer_norm(const int64_t* words, int64_t n, const double* weight, const double* bias,
+                                    const Normalising* by, double* out, double* verdicts) {
+  Gradual gradual;
+  const RowSet set{words};
+  const int64_t rows = set.count(), all = rows * n;
+  double *mean = out + 3 * all, *rstd = mean + 3 * rows;
+  std::vector<double> x(n), computed(all), means(rows), rstds(rows);
+  for (int64_t r = 0; r < rows; ++r) {
+    use()->widen(set.row(0, r), set.dtype(0), n, 1, x.data());
+    use()->widen(set.row(1, r), set.dtype(1), n, 1, &computed[r * n]);
+    use()->widen(set.row(2, r), set.dtype(2), 1, 1, &means[r]);
+    use()->widen(set.row(3, r), set.dtype(3), 1, 1, &rstds[r]);
+    double found[4];  // mean and its bound, rstd and its bound
+    use()->normalise(n, x.data(), weight, bias, *by, found,
+                     Normalised{out + r * n, out + all + r * n, nullptr, out + 2 * all + r * n});
+    mean[r] = found[0]; mean[rows + r] = found[1]; mean[2 * rows + r] = found[1] * by->shadow;
+    rstd[r] = found[2]; rstd[rows + r] = found[3]; rstd[2 * rows + r] = found[3] * by->shadow;
+  }
+  const Format &f = by->result, &s = by->statistics;
+  use()->judge(all, computed.data(), F64, out, 1, out + all, 1, nullptr, 0, out + 2 * all, 1, f.unit, f.eta, f.largest, 1, 1, verdicts);
+  use()->judge(rows, means.data(), F64, mean, 1, mean + rows, 1, nullptr, 0, mean + 2 * rows, 1, s.unit, s.eta, s.largest, 1, 1, verdicts + 13);
+  use()->judge(rows, rstds.data(), F64, rstd, 1, rstd + rows, 1, nullptr, 0, rstd + 2 * rows, 1, s.unit, s.eta, s.largest, 1, 0, verdicts + 26);
+}
+// Rows of dy, x, mean, rstd and the gradient of x. `out`: exact, strict, permissive and error.
+NG_EXPORT void ng_judged_layer_norm_gradient(const int64_t* words, int64_t n, const double* weight,
+                                             const Normalising* by, double* out, double* verdict) {
+  Gradual gradual;
+  const RowSet set{words};
+  const int64_t rows = set.count(), all = rows * n;
+  std::vector<double> t(n), x(n), computed(all);
+  for (int64_t r = 0; r < rows; ++r) {
+    double mean, rstd;
+    use()->widen(set.row(0, r), set.dtype(0), n, 1, t.data());
+    use()->widen(set.row(1, r), set.dtype(1), n, 1, x.data());
+    use()->widen(set.row(2, r), set.dtype(2), 1, 1, &mean);
+    use()->widen(set.row(3, r), set.dtype(3), 1, 1, &rstd);
+    use()->widen(set.row(4, r), set.dtype(4), n, 1, &computed[r * n]);
+    double* first = out + r * n;
+    use()->normalise_back(n, t.data(), x.data(), weight, mean, rstd, *by,
+                          Normalised{first, first + all, first + 2 * all, first + 3 * all});
+  }
+  const Format& f = by->result;
+  use()->judge(all, computed.data(), F64, out, 1, out + all, 1, out + 2 * all, 1, out + 3 * all, 1, f.unit, f.eta, f.largest, 1, 1, verdict);
 }
 
 NG_EXPORT uint64_t ng_replica_checksum(const uint32_t* words, int64_t n) {
@@ -948,10 +1025,17 @@ NG_FN void checksum(const Operand* a, const Operand* b, const Operand* c, const 
                     int64_t rows, int64_t columns, int64_t terms, double beta, const double* weights, Sums out) {
   constexpr double inf = std::numeric_limits<double>::infinity();
   const int64_t longest = std::max(columns, terms);
-  std::vector<double> row(longest), weighted(terms), sizes(terms), usable(rows);
-  double *x = row.data(), *wa = weighted.data(), *sa = sizes.data(), largest_square = 0, all_sizes = 0;
+  // A whose rows lie closer together than its terms is transposed first: each line of memory is read once.
+  const bool gathers = rows > 1 && std::llabs(a->row) < std::llabs(a->column);
+  std::vector<double> row(std::max(longest, rows)), weighted(terms), sizes(terms), usable(rows), turned(gathers ? rows * terms : 0);
+  double *wa = weighted.data(), *sa = sizes.data(), largest_square = 0, all_sizes = 0;
+  for (int64_t k = 0; gathers && k < terms; ++k) {
+    widen(at(*a, batch, 0, k), a->dtype, rows, a->row, row.data());
+    for (int64_t m = 0; m < rows; ++m) turned[m * terms + k] = row[m];
+  }
   for (int64_t m = 0; m < rows; ++m) {
-    widen(at(*a, batch, m, 0), a->dtype, terms, a->column, x);
+    double* x = gathers ? &turned[m * terms] : row.data();
+    if (!gathers) widen(at(*a, batch, m, 0), a->dtype, terms, a->column, x);
     double size = 0, square = 0;
     for (int64_t k = 0; k < terms; ++k) size += std::fabs(x[k]);
     usable[m] = size < inf;
@@ -961,10 +1045,11 @@ NG_FN void checksum(const Operand* a, const Operand* b, const Operand* c, const 
     const double w = weights[m];
     for (int64_t k = 0; k < terms; ++k) { wa[k] += w * x[k]; sa[k] += std::fabs(x[k]); }
   }
+  double* x = row.data();
   for (int64_t k = 0; k < terms; ++k) all_sizes += sa[k];
-  if (b->row == 1 && b->column != 1) {
+  if (std::llabs(b->row) < std::llabs(b->column)) {
     for (int64_t n = 0; n < columns; ++n) {
-      widen(at(*b, batch, 0, n), b->dtype, terms, 1, x);
+      widen(at(*b, batch, 0, n), b->dtype, terms, b->row, x);
       double sums[4][4] = {};
       for (int64_t k = 0; k < terms; ++k) {
         const double size = std::fabs(x[k]);
@@ -1089,9 +1174,90 @@ NG_FN uint64_t hash(const uint32_t* p, int64_t n, const uint64_t* lanes) {
   return total;
 }
 
+// One row of a layer norm in float64: statistics, results and bounds, as numguard's normalisation_bounds has them.
+NG_INLINE double total_of(const double* p, int64_t n) {
+  double s[8] = {};
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    for (int j = 0; j < 8; ++j) s[j] += p[i + j];
+  for (; i < n; ++i) s[0] += p[i];
+  return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+}
+template <class Term> NG_INLINE double summed(int64_t n, double* held, const Term& term) {
+  for (int64_t i = 0; i < n; ++i) held[i] = term(i);
+  return total_of(held, n);
+}
+NG_FN void normalise(int64_t n, const double* x, const double* weight, const double* bias, const Normalising& by,
+                     double* found, Normalised out) {
+  constexpr double inf = std::numeric_limits<double>::infinity();
+  const double unit = by.unit, count = (double)n;
+  double* held = out.exact;  // room for the terms until the results come
+  const double mean = total_of(x, n) / count, magnitude = summed(n, held, [&](int64_t i) { return std::fabs(x[i]); }) / count;
+  const double variance = summed(n, held, [&](int64_t i) { const double d = x[i] - mean; return d * d; }) / count;
+  const double rstd = 1.0 / std::sqrt(variance + by.eps), second = variance + mean * mean, grown = by.height * unit;
+  double mean_bound = grown * magnitude + 4.0 * unit * std::fabs(mean) + (by.height + 1.0) * by.eta;
+  if (!(4.0 * count * magnitude < by.limit)) mean_bound = inf;
+  const double variance_bound = 2.0 * grown * (variance + std::sqrt(variance * second)) + grown * grown * second +
+                                4.0 * unit * variance + mean_bound * mean_bound + 2.0 * by.tiny;
+  const double share = variance_bound / (variance + by.eps);
+  double relative = (share < 0.75 ? 1.0 / std::sqrt(1.0 - share) - 1.0 : inf) + 4.0 * unit;
+  if (!(4.0 * count * second < by.limit)) relative = inf;
+  found[0] = mean; found[1] = mean_bound; found[2] = rstd; found[3] = rstd * relative;
+  const double outer = rstd * (1.0 + relative), fixed = outer * (mean_bound + 4.0 * unit * std::fabs(mean));
+  const double by_x = 4.0 * unit * outer, by_centred = rstd * (relative + 9.0 * unit);
+  for (int64_t i = 0; i < n; ++i) {
+    const double centred = x[i] - mean, w = weight ? weight[i] : 1.0, b = bias ? bias[i] : 0.0;
+    const double bound = std::fabs(w) * (fixed + by_x * std::fabs(x[i]) + std::fabs(centred) * by_centred + by.tiny) +
+                         3.0 * unit * std::fabs(b);
+    out.exact[i] = centred * rstd * w + b;
+    out.strict[i] = bound;
+    out.error[i] = bound * by.shadow;
+  }
+}
+// One row of the gradient of x; `t` holds dy and becomes dy w. Centred form and that of ATen, a t + b x + c.
+NG_FN void normalise_back(int64_t n, double* t, const double* x, const double* weight, double mean, double rstd,
+                          const Normalising& by, Normalised out) {
+  constexpr double inf = std::numeric_limits<double>::infinity();
+  const double unit = by.unit, count = (double)n, offset = std::fabs(mean);
+  double *held = out.exact, *xhat = out.error;
+  if (weight) for (int64_t i = 0; i < n; ++i) t[i] *= weight[i];
+  for (int64_t i = 0; i < n; ++i) xhat[i] = (x[i] - mean) * rstd;
+  const double sum_t = total_of(t, n), mass_t = summed(n, held, [&](int64_t i) { return std::fabs(t[i]); });
+  const double sum_tx = summed(n, held, [&](int64_t i) { return t[i] * x[i]; });
+  const double mass_tx = summed(n, held, [&](int64_t i) { return std::fabs(t[i] * x[i]); });
+  const double sum_txhat = summed(n, held, [&](int64_t i) { return t[i] * xhat[i]; });
+  const double mass_txhat = summed(n, held, [&](int64_t i) { return std::fabs(t[i] * xhat[i]); });
+  const double first = sum_t / count, second = sum_txhat / count, scale = rstd / count;
+  const double spread = 4.0 * unit * rstd * (mass_tx + offset * mass_t) / count;
+  const double fixed = (count + 2.0) * unit / count * mass_t + 6.0 * unit * std::fabs(first);
+  const double by_xhat = (count + 3.0) * unit / count * mass_txhat + spread + 6.0 * unit * std::fabs(second);
+  const double sum_bound = (count + 2.0) * unit * mass_t, product_bound = (count + 3.0) * unit * mass_tx;
+  const double cube = rstd * rstd * scale, slope = (sum_t * mean - sum_tx) * cube;
+  const double slope_bound = cube * (offset * sum_bound + product_bound + 8.0 * unit * (std::fabs(sum_t * mean) + std::fabs(sum_tx)));
+  const double constant = -slope * mean - sum_t * scale;
+  const double constant_bound = offset * slope_bound + scale * sum_bound +
+                                5.0 * unit * (std::fabs(slope * mean) + std::fabs(sum_t * scale) + std::fabs(constant));
+  const double by_x = slope_bound + 5.0 * unit * std::fabs(slope), growth = (1.0 + rstd) * (1.0 + rstd) * (1.0 + rstd);
+  const double smallest = 8.0 * by.tiny * unit * growth;
+  const bool centred_fits = 4.0 * (mass_t + mass_txhat) < by.limit;
+  const bool raw_fits = (mass_tx + offset * mass_t) * 4.0 * growth < by.limit;
+  for (int64_t i = 0; i < n; ++i) {
+    const double size = std::fabs(x[i]) + offset, underflow = smallest * (1.0 + size);
+    const double centred = rstd * (fixed + 4.0 * unit * rstd * size * std::fabs(second) + std::fabs(xhat[i]) * by_xhat +
+                                   6.0 * unit * std::fabs(t[i])) + underflow;
+    const double strict = centred_fits ? centred : inf;
+    const double raw = std::fabs(x[i]) * by_x + constant_bound + 5.0 * unit * std::fabs(rstd * t[i]) + underflow;
+    out.exact[i] = rstd * (t[i] - first - xhat[i] * second);
+    out.strict[i] = strict;
+    out.permissive[i] = raw_fits ? larger(strict, raw) : inf;
+    out.error[i] = strict * by.shadow;
+  }
+}
+
 #define NG_NAME_(x) #x
 #define NG_NAME(x) NG_NAME_(x)
-static const Table table = {NG_NAME(NG_PASS), run, columns, checked, widen, dot, scaled_row, row_products, judge, checksum, hash};
+static const Table table = {NG_NAME(NG_PASS), run, columns, checked, widen, dot, scaled_row, row_products, judge, checksum, hash,
+                            normalise, normalise_back};
 #undef NG_NAME
 #undef NG_NAME_
 #undef NG_FN

@@ -16,7 +16,7 @@ _OF_RUN: Final = " - "  # "run name - metric" heads a column of a chart that was
 _BOUNDS: Final = ("__MIN", "__MAX")
 
 
-def csv_rows(path: Path, damage: DamageCounter) -> Iterator[PlacedRow]:
+def rows_of_csv(path: Path, damage: DamageCounter) -> Iterator[PlacedRow]:
     """Yield the rows of a CSV file with a header.
 
     Raises

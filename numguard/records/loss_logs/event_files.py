@@ -36,7 +36,8 @@ def event_rows(path: Path, damage: DamageCounter) -> Iterator[PlacedRow]:
     InputError
         If the file cannot be read.
     """
-    place, current, row = 0, -1, {}
+    place, current = 0, -1
+    row: dict[str, float] = {}
     for number, data in _records(path, damage):
         try:
             step, values = _event(data)
@@ -83,7 +84,7 @@ def _records(path: Path, damage: DamageCounter) -> Iterator[tuple[int, bytes]]:
 
 
 def _record(file: IO[bytes], at: int, size: int) -> tuple[int, tuple[bytes, bool] | None] | str:
-    """Return the length of a record and its data with whether the CRC is right (None if it is too long to hold scalars)."""
+    """Return the length of a record and its data with whether the CRC is right; None for one too long for scalars."""
     file.seek(at)
     head = file.read(_HEAD.size)
     if len(head) < _HEAD.size:

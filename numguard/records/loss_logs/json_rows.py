@@ -1,6 +1,7 @@
 """Rows in JSON: one object a line, or one document that holds a list of them (Hugging Face, exports of trackers)."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,8 @@ from numguard.records.run_files import lines_of
 _MOST_BYTES: Final = 256 * 2**20
 #: Where documents keep their rows: trainer_state.json of Hugging Face, exports of W&B and Trackio.
 _LISTS: Final = ("log_history", "history", "values", "rows", "logs", "data", "metrics")
+_NEAR: Final = 4_096  # characters from the start in which a document names its metric
+_METRIC: Final = re.compile(r'"metric"\s*:\s*"([^"\\]{1,200})"')
 _SPACE: Final = " \t\r\n"
 
 
@@ -71,7 +74,7 @@ def _line(line: bytes) -> Mapping[str, Any] | str:
 
 
 def flat(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a row with the numbers of a nested ``metrics`` beside the rest: Trackio keeps them as an object or text."""
+    """Return a row with the numbers of a nested ``metrics`` beside the rest, as Trackio keeps them."""
     nested = row.get("metrics")
     if isinstance(nested, str) and nested[:1] == "{":
         parsed = _parsed(nested)
@@ -95,7 +98,8 @@ def json_document(path: Path, damage: DamageCounter) -> Iterator[PlacedRow]:
     if isinstance(parsed, str):
         damage.add("torn" if parsed.startswith("no JSON") else "rejected", path.name, parsed)
         objects: Any = _salvaged(text, start)
-        metric = None
+        named = _METRIC.search(text[:_NEAR])
+        metric = named[1] if named else None
     else:
         document, end = parsed
         if text[end:].strip(_SPACE):

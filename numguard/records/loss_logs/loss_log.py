@@ -43,7 +43,7 @@ class NumberColumn:
         return len(self._values)
 
     def __getitem__(self, rows: slice) -> list[float | None]:
-        values: list[float | None] = self._values[rows].tolist()
+        values: list[float | None] = [*self._values[rows]]
         for row, missing in enumerate(self._missing[rows]):
             if missing:
                 values[row] = None

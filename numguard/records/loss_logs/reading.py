@@ -9,13 +9,13 @@ from typing import Final, NamedTuple
 from numguard.errors import InputError, UsageError
 from numguard.records.damage import DamageCounter
 from numguard.records.loss_logs.channels import KNOWN, only_loss
-from numguard.records.loss_logs.csv_rows import csv_rows
+from numguard.records.loss_logs.csv_rows import rows_of_csv
 from numguard.records.loss_logs.event_files import event_rows, is_event_file
 from numguard.records.loss_logs.json_rows import json_document, json_lines
 from numguard.records.loss_logs.loss_log import LossLog
 from numguard.records.loss_logs.row_table import PlacedRow, RowTable
-from numguard.records.loss_logs.run_rows import run_rows
-from numguard.records.loss_logs.trackio_rows import trackio_rows
+from numguard.records.loss_logs.run_rows import rows_of_run
+from numguard.records.loss_logs.trackio_rows import rows_of_trackio
 
 _HEAD_BYTES: Final = 4_096
 _REFUSED: Final = {
@@ -41,12 +41,12 @@ class _Kind(NamedTuple):
     rows: Callable[[Path, DamageCounter], Iterator[PlacedRow]]
 
 
-_CSV: Final = _Kind("CSV", "line", True, csv_rows)
+_CSV: Final = _Kind("CSV", "line", True, rows_of_csv)
 _LINES: Final = _Kind("JSON lines", "line", False, json_lines)
 _DOCUMENT: Final = _Kind("JSON", "entry", False, json_document)
 _TENSORBOARD: Final = _Kind("TensorBoard", "record", False, event_rows)
-_TRACKIO: Final = _Kind("Trackio", "row", False, trackio_rows)
-_RUN: Final = _Kind("numguard run", "event", False, run_rows)
+_TRACKIO: Final = _Kind("Trackio", "row", False, rows_of_trackio)
+_RUN: Final = _Kind("numguard run", "event", False, rows_of_run)
 
 
 def read_loss_log(path: str | os.PathLike[str], columns: Mapping[str, str] | None = None) -> LossLog:

@@ -122,7 +122,8 @@ class RowTable:
                 self._column(channel).append(value)
             else:
                 self._label(channel).append(value)
-        for channel, column in (*self._numbers.items(), *self._labels.items()):
+        columns: list[tuple[str, Any]] = [*self._numbers.items(), *self._labels.items()]
+        for channel, column in columns:
             if channel not in values:
                 column.append(None)
         self.num_rows += 1

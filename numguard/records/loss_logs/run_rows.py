@@ -12,7 +12,7 @@ from numguard.records.schema import row_problem
 _WAIT: Final = 4_096  # rows that are held back for losses that arrived from the device after their step
 
 
-def run_rows(path: Path, damage: DamageCounter) -> Iterator[PlacedRow]:
+def rows_of_run(path: Path, damage: DamageCounter) -> Iterator[PlacedRow]:
     """Yield step, loss and what was given beside it, attempt after attempt, of the first rank that wrote steps.
 
     Raises

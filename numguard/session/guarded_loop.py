@@ -95,7 +95,8 @@ class Guard:
         left(self)
         try:
             run.arming.leave()
-            run.catch_up(self._step_began)
+            with run.clock:
+                run.catch_up(self._step_began)
             run.finish(self._step, reason)
             self._losses = run.losses.state()
         except Exception as error:
@@ -358,7 +359,8 @@ class Guard:
         from its first step on.
         """
         if self._running and self._run is not None:
-            self._step_began = self._run.catch_up(self._step_began)
+            with self._run.clock:
+                self._step_began = self._run.catch_up(self._step_began)
             self._losses = self._run.losses.state()
         return {"schema": STATE_SCHEMA, "step": self._step, "losses": self._losses}
 

@@ -1,0 +1,76 @@
+"""Layer normalisation judged in one pass over the caller's memory, where the twin is there."""
+
+import ctypes
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from numguard.backends.selection import is_plain, native_library
+
+if TYPE_CHECKING:
+    from numguard_kernels.native import JudgedRows as JudgedRows
+    from numguard_kernels.native import Normalising as Normalising
+
+    JudgedNorm = tuple[JudgedRows, JudgedRows, JudgedRows]  # of results, means and rstd
+
+Numbers = tuple[float, float, float]
+NormRows = tuple[Tensor, Tensor, Tensor, Tensor]  # x, y, mean, rstd
+GradientRows = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # dy, x, mean, rstd and the gradient
+
+
+def normalising_record(
+    *,
+    eps: float,
+    height: float,
+    unit_roundoff: float,
+    smallest_normal: float,
+    smallest_rounding: float,
+    limit: float,
+    shadow: float,
+    result: Numbers,
+    statistics: Numbers,
+) -> "Normalising":
+    """Return what the twin judges a layer norm by; fields as in :class:`numguard_kernels.native.Normalising`.
+
+    ``result`` and ``statistics`` are unit roundoff, smallest rounding and largest number of a format.
+    """
+    from numguard_kernels import native
+
+    return native.Normalising(
+        eps,
+        height,
+        unit_roundoff,
+        smallest_normal,
+        smallest_rounding,
+        limit,
+        shadow,
+        native.Format(*result),
+        native.Format(*statistics),
+    )
+
+
+def native_layer_norm(
+    rows: NormRows, weight: Tensor | None, bias: Tensor | None, by: "Normalising"
+) -> "JudgedNorm | None":
+    """Judge rows of a layer norm, as :func:`numguard_kernels.native.judged_layer_norm`; None without the twin."""
+    library = _library_for(rows)
+    if library is None:
+        return None
+    from numguard_kernels import native
+
+    return native.judged_layer_norm(library, rows, weight, bias, by)
+
+
+def native_layer_norm_gradient(rows: GradientRows, weight: Tensor | None, by: "Normalising") -> "JudgedRows | None":
+    """Judge gradients, as :func:`numguard_kernels.native.judged_layer_norm_gradient`; None without the twin."""
+    library = _library_for(rows)
+    if library is None:
+        return None
+    from numguard_kernels import native
+
+    return native.judged_layer_norm_gradient(library, rows, weight, by)
+
+
+def _library_for(rows: tuple[Tensor, ...]) -> ctypes.CDLL | None:
+    library = native_library("statistics")
+    return library if all(is_plain(row) and row.stride(-1) == 1 for row in rows) else None

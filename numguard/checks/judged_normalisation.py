@@ -1,0 +1,109 @@
+"""Layer normalisation that a fused route forms, bounds and judges in one pass over the caller's memory.
+
+The formulas are those of :mod:`numguard.numerics.error_bounds.normalisation_bounds`.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from numguard.backends.normalisation import normalising_record
+from numguard.numerics.error_bounds.exponential_bounds import accumulator_of
+from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF, smallest_rounding
+from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
+from numguard.shadow.arithmetic import Arithmetic
+from numguard.shadow.comparison import Comparison
+
+if TYPE_CHECKING:
+    from numguard.backends.normalisation import JudgedRows, Normalising
+
+
+def _format(dtype: torch.dtype) -> tuple[float, float, float]:
+    return UNIT_ROUNDOFF[dtype], smallest_rounding(dtype), float(torch.finfo(dtype).max)
+
+
+@lru_cache(maxsize=256)
+def _normalising(
+    source: torch.dtype, result: torch.dtype, statistics: torch.dtype, eps: float, height: int, taller: float
+) -> "Normalising":
+    """Return the coefficients; ``eps`` and ``height`` are not asked for by the gradient."""
+    accumulator = accumulator_of(source)
+    limits, unit = torch.finfo(accumulator), UNIT_ROUNDOFF[accumulator]
+    return normalising_record(
+        eps=eps,
+        height=float(height),
+        unit_roundoff=unit,
+        smallest_normal=limits.smallest_normal,
+        smallest_rounding=smallest_rounding(accumulator),
+        limit=0.999 * limits.max,
+        shadow=taller * SHADOW_ROUNDOFF / unit,
+        result=_format(result),
+        statistics=_format(statistics),
+    )
+
+
+def _comparison(
+    output: str, computed: Tensor, judged: "JudgedRows", *, propagates_nonfinite: bool = True
+) -> Comparison:
+    return Comparison(
+        output=output,
+        computed=computed,
+        exact=judged.exact,
+        strict=judged.strict,
+        permissive=judged.permissive,
+        shadow_error=judged.shadow_error,
+        model="calibrated",
+        propagates_nonfinite=propagates_nonfinite,
+        verdict=judged.verdict,
+    )
+
+
+def judged_layer_norm(
+    rows: tuple[Tensor, Tensor, Tensor, Tensor],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    height: int,
+    taller: float,
+    arithmetic: Arithmetic,
+) -> Sequence[Comparison] | None:
+    """Return the comparisons of results, means and rstd, judged; None where the route cannot read the tensors.
+
+    Parameters
+    ----------
+    rows
+        x, y, mean and rstd of the picked rows.
+    weight, bias
+        One float64 row each.
+    height, taller
+        Of the operator's sums, and by how much the shadow's are taller.
+    """
+    if arithmetic.fused is None:
+        return None
+    x, y, mean, rstd = rows
+    by = _normalising(x.dtype, y.dtype, mean.dtype, eps, height, taller)
+    judged = arithmetic.fused.layer_norm(rows, weight, bias, by)
+    if judged is None:
+        return None
+    return (
+        _comparison("output", y, judged[0]),
+        _comparison("mean", mean, judged[1]),
+        # A row with an infinite value may give a variance of inf, hence rstd = 0, or NaN.
+        _comparison("rstd", rstd, judged[2], propagates_nonfinite=False),
+    )
+
+
+def judged_input_gradient(
+    rows: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], weight: Tensor | None, arithmetic: Arithmetic
+) -> Comparison | None:
+    """Return the comparison of the gradient of x, judged; ``rows`` are dy, x, mean, rstd and that gradient."""
+    if arithmetic.fused is None:
+        return None
+    _, x, mean, _, result = rows
+    judged = arithmetic.fused.layer_norm_gradient(
+        rows, weight, _normalising(x.dtype, result.dtype, mean.dtype, 0.0, 0, 1.0)
+    )
+    return None if judged is None else _comparison("grad_input", result, judged)
