@@ -1,7 +1,7 @@
 """The loss is multiplied by the number of ranks, and DDP averages anyway.
 
 Symptom
-    The learning rate that works on one GPU diverges on many; clipping acts at steps that it is not for. With Adam
+    The learning rate that works on one GPU diverges on many; clipping acts in steps that it is not meant for. With Adam
     nobody notices.
 Cause
     The loss is multiplied by the world size as if DDP added gradients. It takes their mean, so they are world size

@@ -52,7 +52,7 @@ def all_reduce(tensor: Tensor, op: dist.ReduceOp.RedOpType, refuses: bool) -> No
 def train(rank: int, stage: Stage) -> tuple[int, Tensor]:
     experts = torch.nn.ModuleList(torch.nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(EXPERTS))
     experts = stage.cast(experts, torch.float32)
-    before = [expert.weight.detach().clone() for expert in experts]  # type: ignore[union-attr, operator]
+    before = [expert.weight.detach().clone() for expert in experts]
     optimizer = torch.optim.SGD(experts.parameters(), lr=0.1)
     with stage.watched(experts, optimizer):
         for _ in range(STEPS):
@@ -70,7 +70,7 @@ def train(rank: int, stage: Stage) -> tuple[int, Tensor]:
                         dist.all_reduce(parameter.grad)
             optimizer.step()
             stage.step(loss)
-    moved = [(expert.weight - old).detach().norm() for expert, old in zip(experts, before, strict=True)]  # type: ignore[operator]
+    moved = [(expert.weight - old).detach().norm() for expert, old in zip(experts, before, strict=True)]
     return int(flags), torch.stack(moved)
 
 

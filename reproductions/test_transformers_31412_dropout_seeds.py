@@ -44,7 +44,7 @@ def train(rank: int, stage: Stage) -> tuple[Tensor, list[int]]:
     dropped: list[Tensor] = []
     net[1].register_forward_hook(lambda module, args, result: dropped.append((result == 0).detach()))
     torch.manual_seed(SEED + rank if stage.fixed else SEED)
-    sampler = DistributedSampler(range(SAMPLES), 2, rank, seed=SEED if stage.fixed else SEED + rank)  # type: ignore[arg-type, var-annotated]
+    sampler = DistributedSampler(range(SAMPLES), 2, rank, seed=SEED if stage.fixed else SEED + rank)
     seen = list(sampler)
     with stage.watched(model, optimizer):
         for batch in torch.tensor(seen).split(BATCH):

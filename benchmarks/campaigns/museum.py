@@ -105,9 +105,10 @@ def _sights(play: Play) -> dict[str, Sight]:
     sights = {}
     bare = min(_seconds(lambda: perform(play, fixed=True)) for _ in range(2))
     for tool in TOOLS:
-        spent = _seconds(lambda tool=tool: _speaks(play, True, tool))  # type: ignore[misc]
-        cost = spent / bare if bare > LEAST_SECONDS else float("nan")
-        sights[tool] = Sight(bug=_speaks(play, False, tool), fix=_speaks(play, True, tool), cost=cost)
+        began = time.perf_counter()
+        fix = _speaks(play, True, tool)
+        cost = (time.perf_counter() - began) / bare if bare > LEAST_SECONDS else float("nan")
+        sights[tool] = Sight(bug=_speaks(play, False, tool), fix=fix, cost=cost)
     for name, options in (("numguard, exhaustive", {}), ("numguard, 1 %", {"budget": 0.01})):
         spent = _seconds(lambda options=options: perform(play, fixed=True, watcher=Guarded(**options)))  # type: ignore[misc]
         sights[name] = Sight(bug=False, fix=False, cost=spent / bare if bare > LEAST_SECONDS else float("nan"))

@@ -16,10 +16,10 @@ from numguard.acceptance.accumulations import TOTALS
 from numguard.acceptance.audit_report import AuditReport
 from numguard.acceptance.discoveries import discoveries_of, finding_of, sighting_from, sightings_in
 from numguard.acceptance.examination import Sighting
-from numguard.acceptance.known import known_defects
 from numguard.acceptance.plan import Level, balanced, compiled_trials, large_trials, num_bytes, trials_of
 from numguard.acceptance.pool import Answer, Pool
 from numguard.acceptance.programme import subjects
+from numguard.acceptance.release_defects import known_defects
 from numguard.acceptance.reproducers import reproducers_of
 from numguard.acceptance.subjects import Subject
 from numguard.acceptance.timetable import Timetable

@@ -23,7 +23,8 @@ _NUMGUARD: Final = str(Path(__file__).parents[1]) + sep
 _OPTIMIZER: Final = (_TORCH + "optim" + sep, _TORCH + f"nn{sep}utils{sep}clip_grad.py", _TORCH + f"amp{sep}")
 _DEPTH: Final = 96  # frames; deeper stacks are cut rather than walked
 
-_kinds: dict[CodeType, int] = {}
+# By file and name: code objects compare equal where the same text lies in two files, one of them a copy.
+_kinds: dict[tuple[str, str], int] = {}
 _USER, _LIBRARY, _CALL, _STEP = range(4)
 
 # The binding exists in every release since 2.0 and is the only cheap way to ask; None outside backward.
@@ -64,7 +65,7 @@ def _kind(code: CodeType) -> int:
         kind = _LIBRARY
     else:
         kind = _USER
-    _kinds[code] = kind
+    _kinds[name, code.co_qualname] = kind
     return kind
 
 
@@ -89,7 +90,7 @@ class Attribution:
     def __init__(self, names: Mapping[int, str]) -> None:
         self._names = names
         self._forward: dict[int, tuple[str, str | None]] = {}
-        self._locations: dict[tuple[CodeType, int], str] = {}
+        self._locations: dict[tuple[str, int], str] = {}
 
     def start_step(self) -> None:
         """Forget the sequence numbers of the step before."""
@@ -128,7 +129,7 @@ class Attribution:
             if frame is None or (module and location):
                 break
             code = frame.f_code
-            kind = _kinds.get(code)
+            kind = _kinds.get((code.co_filename, code.co_qualname))
             if kind is None:
                 kind = _kind(code)
             if kind == _USER:
@@ -146,7 +147,7 @@ class Attribution:
         return module, location, step
 
     def _place(self, code: CodeType, line: int) -> str:
-        known = self._locations.get((code, line))
+        known = self._locations.get((code.co_filename, line))
         if known is None:
-            known = self._locations[code, line] = f"{short_path(code.co_filename)}:{line}"
+            known = self._locations[code.co_filename, line] = f"{short_path(code.co_filename)}:{line}"
         return known

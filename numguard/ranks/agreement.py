@@ -5,7 +5,6 @@ leaves its wish some steps before it is needed, rank 0 publishes the largest, an
 rank that finds nothing keeps what it had, and says so.
 """
 
-import itertools
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -96,9 +95,6 @@ class StoreAgreement:
             return None
 
 
-_agreements = itertools.count()
-
-
 def agreement_for(rank: int, world_size: int, prefix: str) -> Agreement:
     """Return the agreement of this run: through the store where a process group is up, else alone.
 
@@ -108,5 +104,7 @@ def agreement_for(rank: int, world_size: int, prefix: str) -> Agreement:
     distributed = torch.distributed
     if world_size > 1 and distributed.is_available() and distributed.is_initialized():
         store = distributed.distributed_c10d._get_default_store()
-        return StoreAgreement(store, rank, world_size, f"{prefix}-{next(_agreements)}")
+        # Counted in the store: a process that outlives its process group would be ahead of ranks that start afresh.
+        made = store.add(f"numguard/{prefix}/made/{rank}", 1)
+        return StoreAgreement(store, rank, world_size, f"{prefix}-{made}")
     return AloneAgreement()

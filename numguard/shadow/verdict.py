@@ -79,7 +79,10 @@ def evaluate(comparison: Comparison) -> Tensor:
     lenient = strict
     if comparison.permissive is not None:
         lenient = judge(computed, exact, flat(comparison.permissive), **arguments)  # type: ignore[arg-type]
-    worst, worst_strict = _place_of_largest(lenient.ratio), _place_of_largest(strict.ratio)
+    # Judged itself: a wrong index must not leave the memory.
+    worst, worst_strict = (
+        ratio.argmax().clamp(0, ratio.numel() - 1).reshape(1) for ratio in (lenient.ratio, strict.ratio)
+    )
     signed = torch.where(torch.isfinite(strict.ratio), strict.ratio, 0.0) * torch.sign(computed.double() - exact)
     signed = torch.nan_to_num(signed)
     ones = torch.full((computed.numel(),), 1.0 / computed.numel(), dtype=torch.float64, device=computed.device)
@@ -103,13 +106,6 @@ def evaluate(comparison: Comparison) -> Tensor:
             torch.dot(signed, ones),
         ]
     )
-
-
-def _place_of_largest(ratios: Tensor) -> Tensor:
-    """Return where the largest ratio stands, as one index; in host memory without torch's argmax, which is judged."""
-    if ratios.device.type == "cpu":
-        return torch.from_numpy(np.atleast_1d(ratios.numpy().argmax()))
-    return ratios.argmax().clamp(0, ratios.numel() - 1).reshape(1)  # a wrong index must not leave the memory
 
 
 def evaluate_on_host(comparison: Comparison) -> Tensor:

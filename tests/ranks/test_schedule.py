@@ -3,10 +3,11 @@
 from datetime import timedelta
 
 import pytest
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numguard.ranks import Schedule, interval_for, is_armed
+from numguard.ranks import Schedule, agreement_for, interval_for, is_armed
 from numguard.ranks.agreement import IMPATIENCE, PATIENCE, AloneAgreement, StoreAgreement
 from numguard.ranks.schedule import EPOCH, INTERVALS, SPARE
 
@@ -108,6 +109,21 @@ def test_rounds_and_guards_do_not_mix() -> None:
     first.wish("10", 4)
     first.publish("10")
     assert (first.agreed("10"), first.agreed("200"), second.agreed("10")) == (4, None, None)
+
+
+def test_a_process_that_outlives_its_group_agrees_with_ranks_that_start_afresh() -> None:
+    for _ in range(2):
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        try:
+            agreement_for(0, 2, "7")  # an earlier guard of rank 0 and of rank 1
+            agreement_for(1, 2, "7")
+            ranks = [agreement_for(rank, 2, "7") for rank in range(2)]
+        finally:
+            dist.destroy_process_group()
+        for rank, wish in zip(ranks, (4, 10), strict=True):
+            rank.wish("10", wish)
+        ranks[0].publish("10")
+        assert [rank.agreed("10") for rank in ranks] == [10, 10]
 
 
 def test_a_process_alone_agrees_with_itself_once() -> None:

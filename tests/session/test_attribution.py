@@ -1,6 +1,7 @@
 """Every checked call is told by module and line, forward and backward, recomputed, compiled, and in the optimizer."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,3 +101,19 @@ def test_a_model_that_the_guard_does_not_know_is_named_by_class() -> None:
     with numguard.guard(budget=None) as guard:
         guard.step(model(torch.ones(4, 8)).sum())
     assert {site.module for site in guard.coverage.sites if "norm" in site.op} == {"LayerNorm"}
+
+
+def test_a_copy_of_a_file_is_a_file_of_its_own(tmp_path: Path) -> None:
+    """The same text in two files gives code objects that compare equal; each has lines of its own to name."""
+    text = "def total(x):\n    return x.sum()\n"
+    places = []
+    for name in ("first.py", "second.py"):
+        path = tmp_path / name
+        path.write_text(text)
+        scope: dict[str, Any] = {}
+        exec(compile(text, str(path), "exec"), scope)
+        with numguard.guard(budget=None) as guard:
+            scope["total"](torch.rand(64))
+            guard.step(1.0)
+        places += [site.location for site in guard.coverage.sites]
+    assert [place.rpartition("/")[2] for place in places if place] == ["first.py:2", "second.py:2"]
