@@ -1,4 +1,4 @@
-"""Says whether a wheel holds package and plugin whole and nothing else: ``wheel_contents.py numguard_torch-….whl``."""
+"""Says whether a wheel holds both packages and the plugin whole and nothing else: ``wheel_contents.py numguard_torch-….whl``."""
 
 import sys
 import zipfile
@@ -12,8 +12,10 @@ def main(wheel: str) -> int:
     """Compare a wheel with the work tree and return the exit code."""
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
-    package = (path for path in (ROOT / "numguard").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    wanted = {path.relative_to(ROOT).as_posix() for path in package} | {PLUGIN}
+    wanted = {PLUGIN}
+    for root, name in ((ROOT, "numguard"), (ROOT / "kernels", "numguard_kernels")):
+        files = (path for path in (root / name).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        wanted |= {path.relative_to(root).as_posix() for path in files}
     for name in sorted(wanted - inside):
         print(f"not in the wheel: {name}")
     for name in sorted(inside - wanted):
