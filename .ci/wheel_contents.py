@@ -1,4 +1,4 @@
-"""Says whether a wheel holds both packages and the plugin whole and nothing else: ``wheel_contents.py numguard_torch-….whl``."""
+"""Says whether a wheel holds packages and plugin whole and nothing else: ``wheel_contents.py numguard_torch-….whl``."""
 
 import sys
 import zipfile
