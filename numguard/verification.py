@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from numguard.checks import REGISTRY
 from numguard.conditions import condition_number_of
@@ -151,6 +152,8 @@ def _verdict(answer: Answer) -> Verdict:
             not_covered=not_covered,
         )
     worst, call = max(every, key=lambda judged: (judged[0].worst_ratio, judged[0].num_elements))
+    with _disable_current_modes():  # a guard around the call does not see numguard's own arithmetic
+        condition = condition_number_of(call)
     return Verdict(
         ok=ok,
         value=worst.worst_computed,
@@ -158,7 +161,7 @@ def _verdict(answer: Answer) -> Verdict:
         forward_error=abs(worst.worst_computed - worst.worst_exact),
         error_bound=worst.worst_bound,
         ratio=worst.worst_ratio,
-        condition_number=condition_number_of(call),
+        condition_number=condition,
         findings=answer.findings,
         op=call.op,
         num_elements=sum(int(numbers.num_elements) for numbers, _ in every),

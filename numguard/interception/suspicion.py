@@ -18,8 +18,9 @@ from numguard.finding import Confirmation, Model
 from numguard.interception.dossier import Judged
 from numguard.interception.observation import Observation, describe_call, environment_facts
 from numguard.shadow.call import OpCall, is_repeatable, mutated_arguments, tensors_in
+from numguard.shadow.comparison import Comparison
 from numguard.shadow.routes import routes_for
-from numguard.shadow.verdict import Verdict, evaluate, read
+from numguard.shadow.verdict import Verdict, evaluate, evaluate_on_host, read
 
 _MAX_EXECUTIONS: Final = 3  # of a suspicious operator at one site; later ones are confirmed by the second shadow
 
@@ -101,7 +102,7 @@ class Jury:
                 return "reproduces"
             once_more = inspection.call.overload(*inspection.args, **inspection.kwargs)
             repeated = replace(call, output=again)
-            verdicts = [read(evaluate(c)) for c in judged.check.judge(repeated, judged.captured, inspection.probe)]
+            verdicts = [_weighed(c) for c in judged.check.judge(repeated, judged.captured, inspection.probe)]
         if _same_bits(again, once_more) and not verdicts[index].wrong:
             return "transient"
         return "differs each time"
@@ -148,7 +149,12 @@ def _second_opinion(judged: Judged, call: OpCall) -> list[Verdict]:
     route = routes_for(judged.check.family, device)[1]
     second = Probe(arithmetic=route, limit=probe.limit, offset=probe.offset)
     with torch.no_grad():
-        return [read(evaluate(comparison)) for comparison in judged.check.judge(call, judged.captured, second)]
+        return [_weighed(comparison) for comparison in judged.check.judge(call, judged.captured, second)]
+
+
+def _weighed(comparison: Comparison) -> Verdict:
+    """Return the verdict; in host memory without torch's own maxima, which are judged, too."""
+    return read((evaluate_on_host if comparison.computed.is_cpu else evaluate)(comparison))
 
 
 def _same_bits(first: Any, second: Any) -> bool:

@@ -53,7 +53,7 @@ def opened(browser: Any, path: Path, *, width: int = 1200, scheme: str = "light"
 def requests_of(browser: Any) -> list[str]:
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    return [url for url in urls if not url.startswith(("data:", "blob:"))]
+    return [url for url in urls if not url.startswith(("data:", "blob:", "chrome:"))]
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,8 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[..., Any], Arguments]] = {
     "logsumexp": (functional.logsumexp, torch.logsumexp, lambda x: ((x, 1), {})),
     "softmax": (functional.softmax, torch.softmax, lambda x: ((x,), {"dim": -1})),
     "log_softmax": (functional.log_softmax, torch.log_softmax, lambda x: ((x, 0), {})),
+    "var": (functional.var, torch.var, lambda x: ((x, 1), {"correction": 0})),
+    "std": (functional.std, torch.std, lambda x: ((x,), {"dim": 0})),
     "vector_norm": (functional.vector_norm, torch.linalg.vector_norm, lambda x: ((x,), {"dim": 1})),
     "layer_norm": (functional.layer_norm, F.layer_norm, lambda x: ((x, (16,)), {"weight": x[0], "bias": x[1]})),
     "rms_norm": (functional.rms_norm, F.rms_norm, lambda x: ((x, (16,), x[0]), {"eps": 1e-5})),
