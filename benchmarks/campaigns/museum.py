@@ -109,9 +109,12 @@ def _sights(play: Play) -> dict[str, Sight]:
         fix = _speaks(play, True, tool)
         cost = (time.perf_counter() - began) / bare if bare > LEAST_SECONDS else float("nan")
         sights[tool] = Sight(bug=_speaks(play, False, tool), fix=fix, cost=cost)
-    for name, options in (("numguard, exhaustive", {}), ("numguard, 1 %", {"budget": 0.01})):
-        spent = _seconds(lambda options=options: perform(play, fixed=True, watcher=Guarded(**options)))  # type: ignore[misc]
-        sights[name] = Sight(bug=False, fix=False, cost=spent / bare if bare > LEAST_SECONDS else float("nan"))
+    guards: dict[str, dict[str, Any]] = {"numguard, exhaustive": {}, "numguard, 1 %": {"budget": 0.01}}
+    for name, options in guards.items():
+        watcher = Guarded(**options)
+        spent = _seconds(lambda watcher=watcher: perform(play, fixed=True, watcher=watcher))  # type: ignore[misc]
+        cost = spent / bare if bare > LEAST_SECONDS else float("nan")
+        sights[name] = Sight(bug=False, fix=bool(watcher.errors), cost=cost)
     return sights
 
 

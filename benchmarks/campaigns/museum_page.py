@@ -48,7 +48,7 @@ def page(exhibits: Sequence["Exhibit"], *, command: str, date: str) -> str:
         "| tool | sees | speaks up for the fixed play too | cost |",
         "|---|---|---|---|",
         *(_tool(exhibits, key, name) for key, name in _TOOLS.items()),
-        f"| numguard | {len(found)} | 0 | {_cost(exhibits, 'numguard, exhaustive')} exhaustive, "
+        f"| numguard | {len(found)} | {_errors(exhibits)} | {_cost(exhibits, 'numguard, exhaustive')} exhaustive, "
         f"{_cost(exhibits, 'numguard, 1 %')} at the default budget |",
         "",
         "| bug | " + " | ".join(_TOOLS) + " | numguard |",
@@ -57,6 +57,11 @@ def page(exhibits: Sequence["Exhibit"], *, command: str, date: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _errors(exhibits: Sequence["Exhibit"]) -> int:
+    """Count the fixed plays in which numguard reports an error."""
+    return sum(exhibit.sights["numguard, exhaustive"].fix for exhibit in exhibits)
 
 
 def _section(story: str, title: str) -> str:

@@ -294,6 +294,7 @@ def test_steps_that_are_too_short_for_the_budget_are_thinned_and_that_is_said(un
     with guard:
         for loss in curve(300).tolist():
             guard.step(torch.tensor(loss))
+        assert guard._run is not None
         watch = guard._run.losses
         unhurried(watch, 0.01, 1e-4)
         assert watch.every > 1
