@@ -10,7 +10,7 @@ from numguard.interception.inspection import Inspector
 from numguard.interception.mode import ArmedMode, is_innermost
 from numguard.interception.sampling import Part, Sampler
 from numguard.interception.sites import SiteTable
-from numguard.ranks import Agreement, Schedule, interval_for
+from numguard.ranks import Agreement, AloneAgreement, Schedule, interval_for
 from numguard.ranks.schedule import EPOCH, FIRST_AGREEMENT, SPARE
 
 _TENSORS_WITHOUT_MODEL: Final = 60  # parameters of a model that nobody has shown
@@ -174,8 +174,9 @@ class Arming:
             parts = self._parts()
             self._part = parts[-1] if self.num_armed % UPDATE_EVERY == UPDATE_EVERY - 1 else parts[0]
             quota = self._quota()
-            if quota > 0.0:
-                self._arm(step, quota, exhaustive=False)
+            # Among ranks all arm or none does: one that has overdrawn looks on without a check, and repays later.
+            if quota > 0.0 or not isinstance(self._agreement, AloneAgreement | type(None)):
+                self._arm(step, max(quota, 0.0), exhaustive=False)
             else:
                 self.num_unaffordable += 1
 

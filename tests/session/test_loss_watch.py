@@ -267,6 +267,7 @@ def test_losses_that_arrive_late_are_watched_and_never_waited_for() -> None:
     assert num_waits == 0
     assert mode.violations == []
     assert ("loss_spike", 1100) in alarms(guard)
+    assert guard._run is not None
     assert isinstance(guard._run.mailbox, RingMailbox)
 
 
