@@ -22,8 +22,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "reproduction(project, issue, url, family, kind, catalogue, found_by, missing): one known bug; found_by is "
-        "None where numguard cannot find it yet, and missing names the capability",
+        "reproduction(project, issue, url, family, kind, catalogue, found_by, missing, declared): one known bug; "
+        "found_by is None where numguard cannot find it yet, and missing names the capability; declared where it is "
+        "found because the play gives the kernel or the region a reference, as its author would",
     )
 
 

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.reproduction(
     kind="emulated",
     catalogue="E45-p-minus-onehot-bf16",
     found_by="guard",
+    declared=True,
 )
 CLASSES, STEPS = 16, 20
 
@@ -97,7 +98,8 @@ def test_the_bug_shows(tell):
 
 
 def test_numguard_finds_it(found):
-    found(play, kind="unstable_region", module="loss", regions={"loss": "softmax_cross_entropy_gradient"})
+    finding = found(play, kind="unstable_region", module="loss", regions={"loss": "softmax_cross_entropy_gradient"})
+    assert finding.ratio > 8.0
 
 
 def test_the_fix_is_silent(silent):

@@ -13,6 +13,7 @@ Affected
     shadowed with its formula in float64.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.reproduction(
     kind="emulated",
     catalogue="E44-bf16-dw-reduce",
     found_by="guard",
+    declared=True,
 )
 ROWS, WIDTH = 2048, 8
 
@@ -87,7 +89,8 @@ def test_the_bug_shows(tell):
 
 
 def test_numguard_finds_it(found):
-    found(play, kind="wrong_result", op="weight_gradient")
+    finding = found(play, kind="wrong_result", op="weight_gradient")
+    assert Path(__file__).name in str(finding.location)
 
 
 def test_the_fix_is_silent(silent):

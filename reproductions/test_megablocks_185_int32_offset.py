@@ -30,6 +30,7 @@ pytestmark = pytest.mark.reproduction(
     kind="emulated",
     catalogue="E12-triton-int32-offset",
     found_by="guard",
+    declared=True,
 )
 WIDTH, TOKENS, STEPS, ONE_SIDED = 64, 768, 6, 4
 HALF = 2**15

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.reproduction(
     kind="emulated",
     catalogue="E48-moe-sigmoid-eps",
     found_by="guard",
+    declared=True,
 )
 
 

@@ -80,4 +80,4 @@ def test_numguard_finds_it(found):
 
 
 def test_the_fix_is_silent(silent):
-    silent(play)
+    assert float(silent(play).kept["tokens"][0]) > 2.0**24

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.reproduction(
     kind="emulated",
     catalogue="E15-inductor-large-reduce",
     found_by="guard",
+    declared=True,
 )
 INDICES = 2**16
 LANES, SPLITS = 128, 32

@@ -12,6 +12,8 @@ Affected
     torch up to 2.13 on the CPU, foreach and one tensor at a time. Live: nothing here is emulated.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -53,7 +55,8 @@ def test_the_bug_shows(tell):
 
 
 def test_numguard_finds_it(found):
-    found(play, kind="inaccurate_accumulation", op="norm")
+    finding = found(play, kind="inaccurate_accumulation", op="norm")
+    assert Path(__file__).name in str(finding.location)
 
 
 def test_the_fix_is_silent(silent):

@@ -11,6 +11,8 @@ Affected
     torch 2.13 on the CPU, eager; issue 180155 is the closest report. Live: nothing here is emulated.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -43,7 +45,8 @@ def test_the_bug_shows(tell):
 
 
 def test_numguard_finds_it(found):
-    found(play, kind="inaccurate_accumulation", op="prod")
+    finding = found(play, kind="inaccurate_accumulation", op="prod")
+    assert Path(__file__).name in str(finding.location)
 
 
 def test_the_fix_is_silent(silent):

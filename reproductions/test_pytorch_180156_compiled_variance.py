@@ -30,6 +30,7 @@ pytestmark = pytest.mark.reproduction(
     kind="live",
     catalogue="L27-inductor-var-offset",
     found_by="guard",
+    declared=True,
 )
 MEAN = 1e6
 

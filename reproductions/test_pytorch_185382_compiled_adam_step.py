@@ -29,6 +29,7 @@ pytestmark = pytest.mark.reproduction(
     kind="live",
     catalogue="L25-inductor-adam-graphbreak",
     found_by="guard",
+    declared=True,
 )
 STEPS, RATE = 6, 1e-3
 
@@ -92,4 +93,5 @@ def test_numguard_finds_it(found):
 
 
 def test_the_fix_is_silent(silent):
-    silent(play)
+    moved = silent(play).kept["moved"].tolist()
+    assert moved == pytest.approx([RATE * (step + 1) for step in range(STEPS)], rel=1e-3)

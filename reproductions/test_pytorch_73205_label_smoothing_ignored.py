@@ -30,6 +30,7 @@ pytestmark = pytest.mark.reproduction(
     kind="emulated",
     catalogue="E55-label-smooth-ignored",
     found_by="guard",
+    declared=True,
 )
 VOCABULARY, WIDTH, LENGTH, STEPS = 16, 8, 32, 6
 

@@ -14,6 +14,7 @@ Affected
 """
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,7 +68,8 @@ def test_the_bug_shows_at_full_size(tell):
 
 
 def test_numguard_finds_it(found):
-    found(play, kind="inaccurate_accumulation", op="vector_norm")
+    finding = found(play, kind="inaccurate_accumulation", op="vector_norm")
+    assert Path(__file__).name in str(finding.location)
 
 
 def test_the_fix_is_silent(silent):

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.reproduction(
     kind="live",
     catalogue="L16-softmax-dim0-saturates",
     found_by="guard",
+    declared=True,
 )
 ROWS = 9 << 21
 

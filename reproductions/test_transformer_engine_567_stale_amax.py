@@ -28,6 +28,7 @@ pytestmark = pytest.mark.reproduction(
     kind="emulated",
     catalogue="E32-fp8-stale-amax",
     found_by="guard",
+    declared=True,
 )
 WIDTH, TRAINED, EVALUATED = 32, 4, 3
 LARGEST = torch.finfo(torch.float8_e4m3fn).max

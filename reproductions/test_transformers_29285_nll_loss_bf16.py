@@ -12,6 +12,7 @@ Affected
 """
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,7 +48,8 @@ def test_the_bug_shows(tell):
 
 
 def test_numguard_finds_it(found):
-    found(play, kind="inaccurate_accumulation", op="nll_loss")
+    finding = found(play, kind="inaccurate_accumulation", op="nll_loss")
+    assert Path(__file__).name in str(finding.location)
 
 
 def test_the_fix_is_silent(silent):

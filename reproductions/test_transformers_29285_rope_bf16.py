@@ -27,6 +27,7 @@ pytestmark = pytest.mark.reproduction(
     kind="by design",
     catalogue="L44-rope-bf16-positions",
     found_by="guard",
+    declared=True,
 )
 POSITIONS, WIDTH, BASE = 4096, 64, 10_000.0
 

@@ -15,6 +15,8 @@ Affected
     it was there, so it is shadowed with the attention over all keys.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -30,6 +32,7 @@ pytestmark = pytest.mark.reproduction(
     kind="emulated",
     catalogue="E40-cascade-lse-merge",
     found_by="guard",
+    declared=True,
 )
 REQUESTS, PREFIX, SUFFIX, WIDTH = 6, 48, 8, 16
 
@@ -79,7 +82,8 @@ def test_the_bug_shows(tell):
 
 
 def test_numguard_finds_it(found):
-    found(play, kind="wrong_result", op="cascade_attention")
+    finding = found(play, kind="wrong_result", op="cascade_attention")
+    assert Path(__file__).name in str(finding.location)
 
 
 def test_the_fix_is_silent(silent):

@@ -23,6 +23,7 @@ _TOOLS = {
 def page(exhibits: Sequence["Exhibit"], *, command: str, date: str) -> str:
     """Return the page in Markdown."""
     found = [exhibit for exhibit in exhibits if exhibit.marker["found_by"] is not None]
+    declared = sum(bool(exhibit.marker.get("declared")) for exhibit in found)
     missing = Counter(str(exhibit.marker["missing"]) for exhibit in exhibits if exhibit.marker["found_by"] is None)
     lines = [
         "# Reproductions",
@@ -30,7 +31,9 @@ def page(exhibits: Sequence["Exhibit"], *, command: str, date: str) -> str:
         f"Written by `{command}` on {date}, torch {torch.__version__}. Every line is one file in `reproductions/`; run "
         "it alone with `pytest reproductions/FILE.py -s` and it tells its story.",
         "",
-        f"{len(exhibits)} bugs are reproduced; numguard finds {len(found)} of them now. What it lacks for the others: "
+        f"{len(exhibits)} bugs are reproduced; numguard finds {len(found)} of them now: {len(found) - declared} with "
+        f"nothing declared, and {declared} because the play gives a kernel or a module its reference (`numguard.shadowed`, "
+        "`regions=`), as its author would. What it lacks for the others: "
         + (", ".join(f"{name} ({count})" for name, count in missing.most_common()) or "nothing")
         + ".",
         "",
@@ -81,7 +84,8 @@ def _row(exhibit: "Exhibit") -> str:
     else:
         ratio = finding["ratio"]
         figure = "" if ratio is None else f"{ratio:.3g}" if math.isfinite(ratio) else "not finite"
-        cells += [str(marker["found_by"]), f"`{finding['kind']}` {finding['op']}", str(finding["num_steps"]), figure]
+        way = str(marker["found_by"]) + (", reference declared" if marker.get("declared") else "")
+        cells += [way, f"`{finding['kind']}` {finding['op']}", str(finding["num_steps"]), figure]
     return "| " + " | ".join(cells) + " |"
 
 

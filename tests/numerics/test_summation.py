@@ -32,35 +32,40 @@ def rational_sum(values: list[float]) -> Fraction:
     return sum(map(Fraction, values), Fraction(0))
 
 
-def check_every_sum(x: torch.Tensor) -> None:
+def sums_beyond_their_bounds(x: torch.Tensor) -> list[str]:
+    """Return which of the ways to sum break their bound on ``x``."""
     values = x.tolist()
     value, mass = rational_sum(values), rational_sum([abs(v) for v in values])
     height = pairwise_height(len(values))
-    assert abs(Fraction(pairwise_sum(x).item()) - value) <= Fraction(height * U) * mass
     high, low = double_double_sum(x)
-    assert abs(low.item()) <= U * abs(high.item())
-    assert abs(Fraction(high.item()) + Fraction(low.item()) - value) <= Fraction(3.01 * height * U**2) * mass
     total = compensated_sum(x)
     bound = compensated_sum_bound(total, exact_sum(x.abs()), len(values))
-    assert abs(Fraction(total.item()) - value) <= Fraction(bound.item())
-    assert exact_sum(x).item() == float(value)
+    both = Fraction(high.item()) + Fraction(low.item())
+    within = {
+        "pairwise": abs(Fraction(pairwise_sum(x).item()) - value) <= Fraction(height * U) * mass,
+        "double-double, normalised": abs(low.item()) <= U * abs(high.item()),
+        "double-double": abs(both - value) <= Fraction(3.01 * height * U**2) * mass,
+        "compensated": abs(Fraction(total.item()) - value) <= Fraction(bound.item()),
+        "exact": exact_sum(x).item() == float(value),
+    }
+    return [name for name, kept in within.items() if not kept]
 
 
 @given(values=st.lists(finite, min_size=1, max_size=40))
 def test_sums_of_any_numbers_meet_their_bounds(values: list[float]) -> None:
-    check_every_sum(torch.tensor(values, dtype=torch.float64))
+    assert sums_beyond_their_bounds(torch.tensor(values, dtype=torch.float64)) == []
 
 
 @given(condition=conditions, seed=st.integers(0, 1000), num_terms=st.integers(40, 120))
 def test_ill_conditioned_sums_meet_their_bounds(condition: float, seed: int, num_terms: int) -> None:
-    check_every_sum(ill_conditioned_sum(num_terms, condition, seed=seed))
+    assert sums_beyond_their_bounds(ill_conditioned_sum(num_terms, condition, seed=seed)) == []
 
 
 @pytest.mark.parametrize("kind", sorted(DATA_KINDS))
 @pytest.mark.parametrize("num_terms", [1, 2, 7, 500])
 def test_sums_of_every_kind_of_data_meet_their_bounds(kind: str, num_terms: int) -> None:
     for seed in range(3):
-        check_every_sum(DATA_KINDS[kind](num_terms, seed=seed))
+        assert sums_beyond_their_bounds(DATA_KINDS[kind](num_terms, seed=seed)) == []
 
 
 @given(seed=st.integers(0, 10**6), cancel=st.booleans())

@@ -12,11 +12,13 @@ from numguard.checks.examination import perform
 from numguard.numerics.error_bounds.judgement import judge
 from numguard.shadow.comparison import Comparison, NotCovered
 from numguard.shadow.routes import routes_for
-from numguard.shadow.verdict import WIDTH, evaluate, evaluate_on_host, read
+from numguard.shadow.verdict import WIDTH, Verdict, evaluate, evaluate_on_host, read
 
 
-def same(comparison: Comparison) -> None:
-    """Compare both verdicts: counts exactly, the rest to a few roundings of float64, which may also break a tie."""
+def same(comparison: Comparison) -> Verdict:
+    """Return the verdict, both being equal: counts exactly, the rest to a few roundings of float64, which may also
+    break a tie.
+    """
     device, host = read(evaluate(comparison)), read(evaluate_on_host(comparison))
     for name in ("num_elements", "num_indeterminate", "num_wrong", "num_inaccurate", "num_overflowed"):
         assert getattr(host, name) == getattr(device, name), name
@@ -37,6 +39,7 @@ def same(comparison: Comparison) -> None:
     ).ratio
     largest = max((ratio for ratio in ratios.flatten().tolist() if math.isfinite(ratio)), default=0.0)
     assert host.mean_ratio == pytest.approx(device.mean_ratio, rel=1e-12, abs=1e-12 * largest)
+    return host
 
 
 def comparisons(name: str) -> Iterator[Comparison]:
@@ -94,7 +97,7 @@ def test_both_verdicts_are_equal_on_every_pair_of_values(
     lenient: Tensor | float | None = (
         torch.full((len(VALUES), 1), 0.1).double() if isinstance(permissive, str) else permissive
     )
-    same(
+    verdict = same(
         Comparison(
             output="result",
             computed=computed,
@@ -106,6 +109,7 @@ def test_both_verdicts_are_equal_on_every_pair_of_values(
             propagates_nonfinite=propagates,
         )
     )
+    assert verdict.num_elements == len(VALUES) ** 2
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.bool])
