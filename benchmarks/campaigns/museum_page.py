@@ -32,8 +32,8 @@ def page(exhibits: Sequence["Exhibit"], *, command: str, date: str) -> str:
         "it alone with `pytest reproductions/FILE.py -s` and it tells its story.",
         "",
         f"{len(exhibits)} bugs are reproduced; numguard finds {len(found)} of them now: {len(found) - declared} with "
-        f"nothing declared, and {declared} because the play gives a kernel or a module its reference (`numguard.shadowed`, "
-        "`regions=`), as its author would. What it lacks for the others: "
+        f"nothing declared, and {declared} because the play gives a kernel or a module its reference "
+        "(`numguard.shadowed`, `regions=`), as its author would. What it lacks for the others: "
         + (", ".join(f"{name} ({count})" for name, count in missing.most_common()) or "nothing")
         + ".",
         "",
