@@ -12,7 +12,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -20,51 +19,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.campaigns.exhibits import Exhibit, Sight
 from benchmarks.campaigns.museum_page import page
 from reproductions.stage import Play, Stage, perform
 from reproductions.watchers import AnomalyMode, FinitenessChecks, Guarded, LossRule
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sight:
-    """What one tool sees of one bug.
-
-    Parameters
-    ----------
-    bug, fix
-        Whether it speaks up for the broken play, and for the fixed one.
-    cost
-        Time of the fixed play under the tool over the time without; NaN where it was too short to tell.
-    """
-
-    bug: bool
-    fix: bool
-    cost: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Exhibit:
-    """One reproduced bug.
-
-    Parameters
-    ----------
-    name
-        Of the module.
-    marker
-        What its reproduction marker says.
-    story
-        Its docstring.
-    finding
-        What numguard found, as the test noted it; None where it does not find the bug yet.
-    sights
-        What other tools see, by name.
-    """
-
-    name: str
-    marker: dict[str, Any]
-    story: str
-    finding: dict[str, Any] | None
-    sights: dict[str, Sight]
 
 
 def _speaks(play: Play, fixed: bool, tool: str) -> bool:

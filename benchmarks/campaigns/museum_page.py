@@ -5,12 +5,10 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from benchmarks.campaigns.museum import Exhibit
+from benchmarks.campaigns.exhibits import Exhibit
 
 _TOOLS = {
     "anomaly mode": "`torch.autograd.detect_anomaly`",
@@ -20,7 +18,7 @@ _TOOLS = {
 }
 
 
-def page(exhibits: Sequence["Exhibit"], *, command: str, date: str) -> str:
+def page(exhibits: Sequence[Exhibit], *, command: str, date: str) -> str:
     """Return the page in Markdown."""
     found = [exhibit for exhibit in exhibits if exhibit.marker["found_by"] is not None]
     declared = sum(bool(exhibit.marker.get("declared")) for exhibit in found)
@@ -62,7 +60,7 @@ def page(exhibits: Sequence["Exhibit"], *, command: str, date: str) -> str:
     return "\n".join(lines)
 
 
-def _errors(exhibits: Sequence["Exhibit"]) -> int:
+def _errors(exhibits: Sequence[Exhibit]) -> int:
     """Count the fixed plays in which numguard reports an error."""
     return sum(exhibit.sights["numguard, exhaustive"].fix for exhibit in exhibits)
 
@@ -72,7 +70,7 @@ def _section(story: str, title: str) -> str:
     return " ".join(match.group(1).split()) if match else ""
 
 
-def _row(exhibit: "Exhibit") -> str:
+def _row(exhibit: Exhibit) -> str:
     marker, finding = exhibit.marker, exhibit.finding
     title = (exhibit.story.strip().splitlines() or [""])[0]
     told = f"{_section(exhibit.story, 'Symptom')} {_section(exhibit.story, 'Cause')}".strip().replace("|", "\\|")
@@ -89,18 +87,18 @@ def _row(exhibit: "Exhibit") -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _tool(exhibits: Sequence["Exhibit"], key: str, name: str) -> str:
+def _tool(exhibits: Sequence[Exhibit], key: str, name: str) -> str:
     sights = [exhibit.sights[key] for exhibit in exhibits]
     seen = sum(sight.bug and not sight.fix for sight in sights)
     return f"| {name} | {seen} | {sum(sight.fix for sight in sights)} | {_cost(exhibits, key)} |"
 
 
-def _cost(exhibits: Sequence["Exhibit"], key: str) -> str:
+def _cost(exhibits: Sequence[Exhibit], key: str) -> str:
     costs = [exhibit.sights[key].cost for exhibit in exhibits if not math.isnan(exhibit.sights[key].cost)]
     return f"{statistics.median(costs):.2f}x" if costs else "too short to tell"
 
 
-def _seen(exhibit: "Exhibit") -> str:
+def _seen(exhibit: Exhibit) -> str:
     cells = []
     for key in _TOOLS:
         sight = exhibit.sights[key]
@@ -110,5 +108,5 @@ def _seen(exhibit: "Exhibit") -> str:
     return f"| {exhibit.name.removeprefix('test_')} | " + " | ".join([*cells, _numguard(exhibit)]) + " |"
 
 
-def _numguard(exhibit: "Exhibit") -> str:
+def _numguard(exhibit: Exhibit) -> str:
     return "yes" if exhibit.marker["found_by"] is not None else "no"
