@@ -84,7 +84,7 @@ def read_loss_log(path: str | os.PathLike[str], columns: Mapping[str, str] | Non
     if missing or ("loss" not in table.names and table.seen):
         there = ", ".join(ascii(name)[1:-1][:40] for name in [*table.seen][:12])
         what = f"no column {missing[0][:40]!r}" if missing else "no column that is known to hold the loss"
-        raise UsageError(f"{place}: {what}; it has {there}: say which with loss=NAME")
+        raise UsageError(f"{place}: {what}; it has {there}: say which it is, as in --column loss=NAME")
     log = table.log(str(path), kind.name)
     if not table.num_rows or not log.num_losses:
         first = f" ({log.damage.examples[0]})" if log.damage.examples else ""
