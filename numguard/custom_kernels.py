@@ -95,14 +95,7 @@ def shadowed(
     >>> square_norm(torch.tensor([3.0, 4.0]))
     tensor(25.)
     """
-    if not callable(reference):
-        raise UsageError(f"reference={reference!r} cannot be called; give a function of the kernel's arguments")
-    if not callable(error_bound) and not _is_bound(error_bound):
-        raise UsageError(
-            f"error_bound={error_bound!r} is no bound; give a number from 0, or a function of the kernel's arguments"
-        )
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
-        raise UsageError(f"share={share!r} is no share of calls; give a number from 0 to 1")
+    _require_usable(reference, error_bound, share)
 
     def decorate(kernel: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
         if not callable(kernel):
@@ -123,6 +116,17 @@ def shadowed(
         return call
 
     return decorate
+
+
+def _require_usable(reference: Any, error_bound: Any, share: Any) -> None:
+    if not callable(reference):
+        raise UsageError(f"reference={reference!r} cannot be called; give a function of the kernel's arguments")
+    if not callable(error_bound) and not _is_bound(error_bound):
+        raise UsageError(
+            f"error_bound={error_bound!r} is no bound; give a number from 0, or a function of the kernel's arguments"
+        )
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
+        raise UsageError(f"share={share!r} is no share of calls; give a number from 0 to 1")
 
 
 def _is_bound(value: Any) -> bool:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from numguard_kernels.exponential import HARDWARE_EXP_IN_ROUNDOFFS
+from numguard_kernels.output_rounding import output_constants, rounded_bound
 from numguard_kernels.product_checks import ProductVerdict
 from numguard_kernels.rows import tree_height
-from numguard_kernels.verdicts import output_constants
 from numguard_kernels.weighted_sums import weighted_columns
 
 _U = 2.0**-24
@@ -84,9 +84,7 @@ def sampled_queries(
     # The sum of magnitudes without its errors is smaller by the least of these.
     own = grown * ((found.relative_error + 2.0**-40) / common)
     constants = output_constants(output.dtype)
-    bound = (
-        grown + constants["UNIT"] * (shadow.abs() + grown + own) + constants["SMALLEST"] + own + num_keys * 2.0**-124
-    )
+    bound = rounded_bound(shadow, grown, own, constants) + num_keys * 2.0**-124
     judged = (shadow.abs() + bound < constants["LARGEST"]) & (relative.amax(-1, keepdim=True) < 0.125)
     value = output.double()
     return ProductVerdict(value, shadow, bound, judged & ~((value - shadow).abs() <= bound))

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Final
 
 import torch
+from torch import Tensor
 
 #: Oldest compute capability for which the kernels are compiled in the gates.
 OLDEST_CAPABILITY: Final = (8, 0)
@@ -81,3 +82,19 @@ def require(kernel: str, *devices: torch.device) -> torch.device:
     if reason is not None:
         raise KernelUnavailable(f"{kernel} cannot run: {reason}")
     return devices[0]
+
+
+def require_alike(kernel: str, *tensors: Tensor | None) -> torch.device:
+    """Return the one device of those tensors that were given.
+
+    Raises
+    ------
+    TypeError
+        Where they are not of one dtype.
+    KernelUnavailable, ValueError
+        As :func:`require`.
+    """
+    given = [tensor for tensor in tensors if tensor is not None]
+    if len({tensor.dtype for tensor in given}) > 1:
+        raise TypeError(f"{kernel} got {', '.join(str(tensor.dtype) for tensor in given)}: convert them to one dtype")
+    return require(kernel, *(tensor.device for tensor in given))

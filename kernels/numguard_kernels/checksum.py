@@ -11,7 +11,7 @@ from torch import Tensor
 from numguard_kernels.availability import require
 from numguard_kernels.launching import launch
 from numguard_kernels.pointers import PointerTable, is_aligned, pointer_table
-from numguard_kernels.sample_tensors import FLOATING_DTYPES, LAYOUTS, sample
+from numguard_kernels.sample_tensors import FLOATING_DTYPES, LAYOUTS, random_vector, sample
 from numguard_kernels.spec import Arguments, Case, Compilation, KernelSpec, Limits
 
 #: Words of 4 bytes that share a block weight.
@@ -212,14 +212,6 @@ def _cases() -> tuple[Case, ...]:
     )
 
 
-def _benchmark(num_elements: int, dtype: torch.dtype, device: torch.device) -> Arguments:
-    return ([torch.randn(num_elements, device=device).to(dtype)],), {}
-
-
-def _bytes_moved(tensors: Sequence[Tensor]) -> int:
-    return sum(x.numel() * x.element_size() for x in tensors)
-
-
 SPEC: Final = KernelSpec(
     name="replica_checksum",
     launcher=replica_checksum,
@@ -238,8 +230,8 @@ SPEC: Final = KernelSpec(
             limits={"sm_90": Limits(instructions_per_element=15.88, registers=58)},
         ),
     ),
-    benchmark=_benchmark,
-    bytes_moved=_bytes_moved,
+    benchmark=lambda num_elements, dtype, device: (([random_vector(num_elements, dtype, device)],), {}),
+    bytes_moved=lambda tensors: sum(x.numel() * x.element_size() for x in tensors),
     flops=lambda tensors: 0,
     rivals={"torch sum of words": lambda tensors: [words_of(x).sum() for x in tensors]},
 )

@@ -5,9 +5,18 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from numguard_kernels.logsumexp import CheckedRows, launch_rows, reference_rows, row_compilation, rows_bound
-from numguard_kernels.sample_tensors import LAYOUTS, sample
-from numguard_kernels.spec import Arguments, Case, KernelSpec, Limits
+from numguard_kernels.logit_samples import sample_logits
+from numguard_kernels.logsumexp import (
+    TWO_EXPONENTIALS,
+    CheckedRows,
+    compilation_of_rows,
+    launch_rows,
+    reference_rows,
+    tolerance_of_rows,
+)
+from numguard_kernels.rows import ROW_DTYPES
+from numguard_kernels.sample_tensors import LAYOUTS, random_rows
+from numguard_kernels.spec import Arguments, Case, KernelSpec, Limits, case_name
 
 
 def checked_cross_entropy(
@@ -63,17 +72,12 @@ def _tolerance(expected: CheckedRows, logits: Tensor, targets: Tensor, **_option
     logit = wide.gather(-1, targets.clamp(0, logits.shape[-1] - 1)[..., None])[..., 0]
     far = (logit - wide.amax(-1)).abs().nan_to_num(0.0, 0.0, 0.0) * 2.0**-21
     far += wide.amax(-1).abs().nan_to_num(0.0, 0.0, 0.0) * 2.0**-22
-    own = rows_bound(expected.shadow, wide, torch.float32) + far
-    output = torch.finfo(expected.value.dtype)
-    rounding = output.eps * (expected.shadow.abs().nan_to_num(0.0) + own) + output.tiny * output.eps
-    return {"value": own + rounding, "shadow": own, "error_bound": float("inf")}
+    return tolerance_of_rows(expected, wide, far)
 
 
 def _case(dtype: torch.dtype, content: str, shape: tuple[int, ...], layout: str = "contiguous", how: str = "") -> Case:
     def make(device: torch.device) -> Arguments:
-        x = sample(shape, dtype, content)
-        if content == "ordinary":
-            x = (x.double() * 6.0).to(dtype)
+        x = sample_logits(shape, dtype, content, scale=6.0)
         targets = torch.arange(x[..., 0].numel()).view(shape[:-1]) * 7 % shape[-1]
         if how == "ignored":
             targets[1] = -100
@@ -85,24 +89,23 @@ def _case(dtype: torch.dtype, content: str, shape: tuple[int, ...], layout: str 
             options["computed"] = given.to(torch.float32).to(dtype).to(device)
         return (LAYOUTS[layout](x.to(device)), targets.to(device)), options
 
-    return Case(name=f"{dtype} {content} {shape} {layout} {how}".replace("torch.", "").strip(), make=make)
+    return Case(name=case_name(dtype, content, shape, layout, how), make=make)
 
 
 def _cases() -> tuple[Case, ...]:
-    dtypes = (torch.float32, torch.float16, torch.bfloat16)
-    found = [_case(dtype, content, (2, 41)) for dtype in dtypes for content in ("ordinary", "nan", "infinite", "zeros")]
-    found += [_case(dtype, "ordinary", (3, 67), how=how) for dtype in dtypes for how in ("right", "wrong", "ignored")]
+    contents = ("ordinary", "nan", "infinite", "zeros")
+    found = [_case(dtype, content, (2, 41)) for dtype in ROW_DTYPES for content in contents]
+    hows = ("right", "wrong", "ignored")
+    found += [_case(dtype, "ordinary", (3, 67), how=how) for dtype in ROW_DTYPES for how in hows]
     found += [_case(torch.float32, "ordinary", (2, 2, 19), layout) for layout in ("permuted", "every second")]
     return tuple(found)
 
 
 def _benchmark(num_elements: int, dtype: torch.dtype, device: torch.device) -> Arguments:
-    columns = min(131072, num_elements)
-    logits = torch.randn(num_elements // columns, columns, device=device).to(dtype)
+    logits = random_rows(num_elements, 131072, dtype, device)
     return (logits, torch.zeros(logits.shape[0], dtype=torch.int64, device=device)), {}
 
 
-_REASON: Final = "two exponentials, the shadow's by a series, for every two bytes read"
 SPEC: Final = KernelSpec(
     name="checked_cross_entropy",
     launcher=checked_cross_entropy,
@@ -110,12 +113,12 @@ SPEC: Final = KernelSpec(
     tolerance=_tolerance,
     cases=_cases(),
     compilations=(
-        row_compilation("fp32", torch.float32, Limits(instructions_per_element=27.83, registers=34), targets=True),
-        row_compilation(
-            "bf16", torch.bfloat16, Limits(instructions_per_element=24.09, registers=42), reason=_REASON, targets=True
+        compilation_of_rows(torch.float32, Limits(instructions_per_element=27.83, registers=34), targets=True),
+        compilation_of_rows(
+            torch.bfloat16, Limits(instructions_per_element=24.09, registers=42), TWO_EXPONENTIALS, targets=True
         ),
-        row_compilation(
-            "bf16 given", torch.bfloat16, Limits(instructions_per_element=17.46, registers=34), given=True, targets=True
+        compilation_of_rows(
+            torch.bfloat16, Limits(instructions_per_element=17.46, registers=34), given=True, targets=True
         ),
     ),
     benchmark=_benchmark,

@@ -12,8 +12,8 @@ from numguard_kernels.accumulators import ABSOLUTE_SUM, SUM
 from numguard_kernels.availability import require
 from numguard_kernels.element_formats import ELEMENT_FORMATS, element_format, widened
 from numguard_kernels.launching import launch, num_lanes, num_programs
-from numguard_kernels.sample_tensors import CONTENTS, LAYOUTS, sample
-from numguard_kernels.spec import Arguments, Case, Compilation, KernelSpec, Limits
+from numguard_kernels.sample_tensors import CONTENTS, LAYOUTS, random_vector, sample
+from numguard_kernels.spec import Arguments, Case, Compilation, KernelSpec, Limits, case_name
 from numguard_kernels.statistics_bodies import combine_partials
 from numguard_kernels.two_float import add_pairs, take_in, two_product
 
@@ -194,7 +194,7 @@ def _case(dtype: torch.dtype, content: str, shape: tuple[int, ...], layout: str 
         x, y = sample(shape, dtype, content), sample(shape, dtype, "ordinary", seed=1)
         return (LAYOUTS[layout](x.to(device)), y.to(device)), {}
 
-    return Case(name=f"{dtype} {content} {shape} {layout}".replace("torch.", ""), make=make)
+    return Case(name=case_name(dtype, content, shape, layout), make=make)
 
 
 def _cases() -> tuple[Case, ...]:
@@ -205,25 +205,25 @@ def _cases() -> tuple[Case, ...]:
     return tuple(found)
 
 
-def _compilation(name: str, dtype: torch.dtype, limits: Limits, **figures: Any) -> Compilation:
+def _compilation(dtype: torch.dtype, limits: Limits) -> Compilation:
     form = ELEMENT_FORMATS[dtype]
     shape = {"THREADS": NUM_THREADS, "LANES": form.lanes}
-    accumulator = "*fp64" if form.is_double else "*fp32"
     return Compilation(
-        name=name,
+        name=form.name,
         function=dot_runs,
-        signature={"x_ptr": form.pointer, "y_ptr": form.pointer, "floats_ptr": accumulator, "n": "i64"},
+        signature={"x_ptr": form.pointer, "y_ptr": form.pointer, "floats_ptr": form.accumulator_pointer, "n": "i64"},
         constexprs={"CODE": form.code, "DOUBLE": form.is_double, **shape},
         num_threads=NUM_THREADS,
         elements_per_turn=shape["THREADS"] * shape["LANES"],
         bytes_per_element=2 * dtype.itemsize,
+        additions_per_element=10.0,
+        fused_per_element=1.0,
         limits={"sm_90": limits},
-        **figures,
     )
 
 
 def _benchmark(num_elements: int, dtype: torch.dtype, device: torch.device) -> Arguments:
-    return tuple(torch.randn(num_elements, device=device).to(dtype) for _ in range(2)), {}
+    return tuple(random_vector(num_elements, dtype, device) for _ in range(2)), {}
 
 
 SPEC: Final = KernelSpec(
@@ -233,20 +233,8 @@ SPEC: Final = KernelSpec(
     tolerance=_tolerance,
     cases=_cases(),
     compilations=(
-        _compilation(
-            "fp32",
-            torch.float32,
-            Limits(instructions_per_element=17.85, registers=34),
-            additions_per_element=10.0,
-            fused_per_element=1.0,
-        ),
-        _compilation(
-            "bf16",
-            torch.bfloat16,
-            Limits(instructions_per_element=18.77, registers=42),
-            additions_per_element=10.0,
-            fused_per_element=1.0,
-        ),
+        _compilation(torch.float32, Limits(instructions_per_element=17.85, registers=34)),
+        _compilation(torch.bfloat16, Limits(instructions_per_element=18.77, registers=42)),
     ),
     benchmark=_benchmark,
     bytes_moved=lambda x, y: x.numel() * (x.element_size() + y.element_size()),

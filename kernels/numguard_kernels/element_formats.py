@@ -56,6 +56,16 @@ class ElementFormat:
         return torch.float64 if self.is_double else torch.float32
 
     @property
+    def accumulator_pointer(self) -> str:
+        """Triton's type of a pointer to what kernels have added."""
+        return "*fp64" if self.is_double else "*fp32"
+
+    @property
+    def name(self) -> str:
+        """In compilations: ``"bf16"``, ``"fp8_e4m3fn"``."""
+        return str(self.dtype).removeprefix("torch.").replace("bfloat", "bf").replace("float", "fp")
+
+    @property
     def unit_roundoff(self) -> float:
         """Of the accumulators."""
         return 2.0**-53 if self.is_double else 2.0**-24

@@ -11,11 +11,13 @@ from torch import Tensor
 from numguard_kernels.availability import require
 from numguard_kernels.element_formats import ELEMENT_FORMATS, NATIVE, widened
 from numguard_kernels.launching import launch, num_lanes
+from numguard_kernels.logit_samples import logit_cases
 from numguard_kernels.online_softmax import NUM_THREADS, loop_shape, num_turns, observe_row, row_error
-from numguard_kernels.rows import as_rows, check_shapes, rounded_to, row_format
-from numguard_kernels.sample_tensors import LAYOUTS, sample
-from numguard_kernels.spec import Arguments, Case, Compilation, KernelSpec, Limits
-from numguard_kernels.verdicts import output_constants
+from numguard_kernels.output_rounding import output_constants
+from numguard_kernels.row_compilations import row_compilation
+from numguard_kernels.rows import as_rows, check_result_dtype, check_shapes, results_of, rounded_to, row_format
+from numguard_kernels.sample_tensors import random_rows
+from numguard_kernels.spec import Compilation, KernelSpec, Limits
 
 
 class CheckedRows(NamedTuple):
@@ -114,11 +116,10 @@ def launch_rows(
     form = row_format(x, kernel)
     shape = x.shape[:-1]
     check_shapes(kernel, shape, computed=computed, targets=targets)
-    if computed is not None and computed.dtype is not x.dtype:
-        raise TypeError(f"{kernel} judges results in the dtype of the input, {x.dtype}, and got {computed.dtype}")
+    check_result_dtype(kernel, x, computed)
     device = require(kernel, *(tensor.device for tensor in (x, targets, computed) if tensor is not None))
     rows = as_rows(x, form)
-    value = torch.empty(shape, dtype=x.dtype, device=device) if computed is None else computed.detach().contiguous()
+    value = results_of(computed, x, shape)
     figures = torch.empty((2, *shape), dtype=torch.float64, device=device)
     is_wrong = torch.empty(shape, dtype=torch.bool, device=device)
     tile = loop_shape(form, num_lanes(NUM_THREADS, device))
@@ -212,99 +213,62 @@ def rows_bound(exact: Tensor, wide: Tensor, intermediate: torch.dtype) -> Tensor
     return 1.01 * (roundoff * (8.0 * math.log(count) + 8.0 + 2 * exact.abs().nan_to_num(0.0, 0.0)) + factor)
 
 
-def tolerance_of_rows(expected: CheckedRows, wide: Tensor) -> dict[str, Any]:
-    """What rounding explains, for the fields of :class:`CheckedRows`."""
-    own = rows_bound(expected.shadow, wide, torch.float32)
+def tolerance_of_rows(expected: CheckedRows, wide: Tensor, further: Tensor | float = 0.0) -> dict[str, Any]:
+    """What rounding explains, for the fields of :class:`CheckedRows`, with ``further`` errors before the output's."""
+    own = rows_bound(expected.shadow, wide, torch.float32) + further
     output = torch.finfo(expected.value.dtype)
     rounding = output.eps * (expected.shadow.abs().nan_to_num(0.0) + own) + output.tiny * output.eps
     return {"value": own + rounding, "shadow": own, "error_bound": float("inf")}
 
 
-#: Contents of rows of logits.
-ROW_CONTENTS: Final = ("ordinary", "subnormal", "zeros", "infinite", "nan", "both_infinities", "largest")
+def _options(x: Tensor, how: str) -> dict[str, Any]:
+    if how not in ("right", "wrong"):
+        return {}
+    given = x.double().logsumexp(-1)
+    given[1:2] += 1.0 if how == "wrong" else 0.0
+    return {"computed": given.to(torch.float32).to(x.dtype)}
 
 
-def _case(dtype: torch.dtype, content: str, shape: tuple[int, ...], layout: str = "contiguous", how: str = "") -> Case:
-    def make(device: torch.device) -> Arguments:
-        x = sample(shape, dtype, content)
-        if content == "ordinary":
-            x = (x.double() * 8.0).to(dtype)
-        if how == "masked":
-            x[..., ::2] = float("-inf")
-            x[:1] = float("-inf")
-        options: dict[str, Any] = {}
-        if how in ("right", "wrong"):
-            given = x.double().logsumexp(-1)
-            given[1:2] += 1.0 if how == "wrong" else 0.0
-            options["computed"] = given.to(torch.float32).to(dtype).to(device)
-        return (LAYOUTS[layout](x.to(device)),), options
-
-    return Case(name=f"{dtype} {content} {shape} {layout} {how}".replace("torch.", "").strip(), make=make)
-
-
-def _cases() -> tuple[Case, ...]:
-    dtypes = (torch.float32, torch.float16, torch.bfloat16)
-    found = [_case(dtype, content, (3, 37)) for dtype in dtypes for content in ROW_CONTENTS]
-    found += [_case(torch.float32, "ordinary", (2, 19), layout) for layout in LAYOUTS if layout != "contiguous"]
-    found += [_case(torch.bfloat16, "ordinary", (2, size)) for size in (1, 31, 32, 33)]
-    found += [_case(dtype, "ordinary", (3, 70), how=how) for dtype in dtypes for how in ("right", "wrong", "masked")]
-    found.append(_case(torch.float32, "ordinary", (0, 5)))
-    return tuple(found)
-
-
-def row_compilation(
-    name: str, dtype: torch.dtype, limits: Limits, *, given: bool = False, targets: bool = False, reason: str = ""
+def compilation_of_rows(
+    dtype: torch.dtype, limits: Limits, reason: str = "", *, given: bool = False, targets: bool = False
 ) -> Compilation:
     """Return the ahead-of-time compilation of :func:`reduce_rows` for a dtype."""
     form = ELEMENT_FORMATS[dtype]
-    tile = loop_shape(form)
-    pointers = {"x_ptr": form.pointer, "targets_ptr": "*i64", "value_ptr": form.pointer, "figures_ptr": "*fp64"}
-    return Compilation(
-        name=name,
-        function=reduce_rows,
-        signature={
-            **pointers,
+    return row_compilation(
+        f"{form.name}{' given' if given else ''}",
+        reduce_rows,
+        form,
+        limits,
+        shape=(loop_shape(form), NUM_THREADS),
+        stored=("x_ptr", "value_ptr"),
+        types={
+            "targets_ptr": "*i64",
+            "figures_ptr": "*fp64",
             "is_wrong_ptr": "*i1",
-            "num_columns": "i32",
             "ignored": "i32",
             "log_columns": "fp32",
             "error_factor": "fp32",
         },
-        constexprs={
-            "CODE": form.code,
-            "GIVEN": given,
-            "TARGETS": targets,
-            "U": 2.0**-24,
-            **output_constants(dtype),
-            **tile,
-        },
-        num_threads=NUM_THREADS,
-        elements_per_turn=2 * tile["THREADS"] * tile["LANES"],
-        bytes_per_element=dtype.itemsize,
-        fused_per_element=None,
-        divisible=("num_columns",),
-        limits={"sm_90": limits},
-        issue_bound_because=reason,
+        constants={"GIVEN": given, "TARGETS": targets, "U": 2.0**-24, **output_constants(dtype)},
+        num_accesses=1,
+        tiles_per_turn=2,
+        reason=reason,
     )
 
 
-def _benchmark(num_elements: int, dtype: torch.dtype, device: torch.device) -> Arguments:
-    columns = min(32768, num_elements)
-    return (torch.randn(num_elements // columns, columns, device=device).to(dtype),), {}
-
-
-_REASON: Final = "two exponentials, the shadow's by a series, for every two bytes read"
+#: Why issuing takes longer than reading in 16 bits.
+TWO_EXPONENTIALS: Final = "two exponentials, the shadow's by a series, for every two bytes read"
 SPEC: Final = KernelSpec(
     name="checked_logsumexp",
     launcher=checked_logsumexp,
     reference=reference_logsumexp,
     tolerance=lambda expected, x, **_options: tolerance_of_rows(expected, x.double()),
-    cases=_cases(),
+    cases=logit_cases(_options, scale=8.0, sizes=(1, 31, 32, 33), hows=("right", "wrong", "masked")),
     compilations=(
-        row_compilation("fp32", torch.float32, Limits(instructions_per_element=27.83, registers=34)),
-        row_compilation("bf16", torch.bfloat16, Limits(instructions_per_element=24.09, registers=42), reason=_REASON),
+        compilation_of_rows(torch.float32, Limits(instructions_per_element=27.83, registers=34)),
+        compilation_of_rows(torch.bfloat16, Limits(instructions_per_element=24.09, registers=42), TWO_EXPONENTIALS),
     ),
-    benchmark=_benchmark,
+    benchmark=lambda num_elements, dtype, device: ((random_rows(num_elements, 32768, dtype, device),), {}),
     bytes_moved=lambda x, **_options: x.numel() * x.element_size(),
     flops=lambda x, **_options: x.numel() * 24,
     rivals={"torch.logsumexp": lambda x, **_options: x.logsumexp(-1)},

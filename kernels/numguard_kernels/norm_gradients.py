@@ -7,14 +7,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from numguard_kernels.availability import require
+from numguard_kernels.availability import require_alike
 from numguard_kernels.element_formats import ELEMENT_FORMATS, widened
 from numguard_kernels.launching import launch
-from numguard_kernels.norms import prepared, rounding_constants
+from numguard_kernels.norms import prepared
+from numguard_kernels.output_rounding import rounding_constants
+from numguard_kernels.row_compilations import row_compilation
 from numguard_kernels.row_moments import growth_of, moment_errors, moments, plain_moments
-from numguard_kernels.rows import as_rows, check_shapes, num_outside, on_chip_shape, plain_sum, rounded_to, row_sum
-from numguard_kernels.sample_tensors import sample
-from numguard_kernels.spec import Arguments, Case, Compilation, KernelSpec, Limits
+from numguard_kernels.rows import (
+    ROW_DTYPES,
+    as_rows,
+    check_shapes,
+    num_outside,
+    on_chip_shape,
+    plain_sum,
+    results_of,
+    rounded_to,
+    row_sum,
+)
+from numguard_kernels.sample_tensors import random_rows, sample
+from numguard_kernels.spec import Arguments, Case, Compilation, KernelSpec, Limits, case_name
 from numguard_kernels.two_float import UNIT_ROUNDOFF_FP32
 
 _U: Final = tl.constexpr(UNIT_ROUNDOFF_FP32)
@@ -148,14 +160,9 @@ def checked_norm_gradient(
     """
     form, tile, num_threads = prepared("checked_norm_gradient", x, weight=weight)
     check_shapes("checked_norm_gradient", x.shape, gradient=gradient, computed=computed)
-    given = [tensor for tensor in (gradient, x, weight, computed) if tensor is not None]
-    if any(tensor.dtype is not x.dtype for tensor in given):
-        raise TypeError(
-            f"checked_norm_gradient got {', '.join(str(tensor.dtype) for tensor in given)}: convert them to one dtype"
-        )
-    device = require("checked_norm_gradient", *(tensor.device for tensor in given))
+    device = require_alike("checked_norm_gradient", gradient, x, weight, computed)
     rows = as_rows(x, form)
-    value = torch.empty(x.shape, dtype=x.dtype, device=device) if computed is None else computed.detach().contiguous()
+    value = results_of(computed, x, x.shape)
     num_wrong = torch.empty(x.shape[:-1], dtype=torch.int32, device=device)
     if rows.shape[0]:
         launch(
@@ -239,58 +246,40 @@ def _case(dtype: torch.dtype, content: str, shape: tuple[int, ...], **how: Any) 
         vectors = () if how.get("plain") else (weight.to(device),)
         return (gradient.to(device), x.to(device), *vectors), options
 
-    described = " ".join(f"{name}={value}" for name, value in how.items())
-    return Case(name=f"{dtype} {content} {shape} {described}".replace("torch.", "").strip(), make=make)
+    return Case(name=case_name(dtype, content, shape, **how), make=make)
 
 
 def _cases() -> tuple[Case, ...]:
-    dtypes = (torch.float32, torch.float16, torch.bfloat16)
     contents = ("ordinary", "cancelling", "subnormal", "zeros", "infinite", "nan")
-    found = [_case(dtype, content, (3, 37)) for dtype in dtypes for content in contents]
-    found += [_case(dtype, "ordinary", (3, 37), is_centered=False) for dtype in dtypes]
-    found += [_case(dtype, "ordinary", (3, 40), given=given) for dtype in dtypes for given in ("right", "wrong")]
+    found = [_case(dtype, content, (3, 37)) for dtype in ROW_DTYPES for content in contents]
+    found += [_case(dtype, "ordinary", (3, 37), is_centered=False) for dtype in ROW_DTYPES]
+    found += [_case(dtype, "ordinary", (3, 40), given=given) for dtype in ROW_DTYPES for given in ("right", "wrong")]
     found += [_case(torch.bfloat16, "ordinary", (2, size), plain=True) for size in (1, 8, 9, 300)]
     found.append(_case(torch.float32, "ordinary", (0, 5)))
     return tuple(found)
 
 
-def _compilation(name: str, dtype: torch.dtype, columns: int, limits: Limits, **figures: Any) -> Compilation:
+def _compilation(
+    dtype: torch.dtype, columns: int, limits: Limits, reason: str = "", *, is_layer: bool = True
+) -> Compilation:
     form = ELEMENT_FORMATS[dtype]
-    centered = figures.pop("is_centered", True)
-    tile, num_threads = on_chip_shape(columns, form)
-    return Compilation(
-        name=name,
-        function=norm_gradient_on_chip,
-        signature={
-            **dict.fromkeys(("x_ptr", "gradient_ptr", "weight_ptr", "value_ptr"), form.pointer),
-            "num_wrong_ptr": "*i32",
-            "num_columns": "i32",
-            "eps": "fp32",
-            "growth": "fp32",
-            "saved_roundoff": "fp32",
-        },
-        constexprs={
-            "CODE": form.code,
-            "GIVEN": False,
-            "CENTERED": centered,
-            "HAS_WEIGHT": True,
-            **rounding_constants(dtype),
-            **tile,
-        },
-        num_threads=num_threads,
-        elements_per_turn=tile["THREADS"] * tile["LANES"],
-        bytes_per_element=3 * dtype.itemsize,
-        fused_per_element=None,
-        divisible=("num_columns",),
-        limits={"sm_90": limits},
-        **figures,
+    return row_compilation(
+        f"{'layer' if is_layer else 'rms'} {form.name}, {columns}",
+        norm_gradient_on_chip,
+        form,
+        limits,
+        shape=on_chip_shape(columns, form),
+        stored=("x_ptr", "gradient_ptr", "weight_ptr", "value_ptr"),
+        types={"num_wrong_ptr": "*i32", "eps": "fp32", "growth": "fp32", "saved_roundoff": "fp32"},
+        constants={"GIVEN": False, "CENTERED": is_layer, "HAS_WEIGHT": True, **rounding_constants(dtype)},
+        num_accesses=3,
+        reason=reason,
     )
 
 
 def _benchmark(num_elements: int, dtype: torch.dtype, device: torch.device) -> Arguments:
-    columns = min(4096, num_elements)
-    x = torch.randn(num_elements // columns, columns, device=device).to(dtype)
-    return (torch.randn_like(x), x, torch.ones(columns, dtype=dtype, device=device)), {}
+    x = random_rows(num_elements, 4096, dtype, device)
+    return (torch.randn_like(x), x, torch.ones_like(x[0])), {}
 
 
 _REASON: Final = "four sums over the row are formed twice, for four bytes read and two written"
@@ -301,21 +290,10 @@ SPEC: Final = KernelSpec(
     tolerance=_tolerance,
     cases=_cases(),
     compilations=(
+        _compilation(torch.bfloat16, 4096, Limits(instructions_per_element=80.69, registers=177), _REASON),
+        _compilation(torch.float32, 4096, Limits(instructions_per_element=74.29, registers=176)),
         _compilation(
-            "layer bf16, 4096",
-            torch.bfloat16,
-            4096,
-            Limits(instructions_per_element=80.69, registers=177),
-            issue_bound_because=_REASON,
-        ),
-        _compilation("layer fp32, 4096", torch.float32, 4096, Limits(instructions_per_element=74.29, registers=176)),
-        _compilation(
-            "rms bf16, 4096",
-            torch.bfloat16,
-            4096,
-            Limits(instructions_per_element=58.38, registers=166),
-            issue_bound_because=_REASON,
-            is_centered=False,
+            torch.bfloat16, 4096, Limits(instructions_per_element=58.38, registers=166), _REASON, is_layer=False
         ),
     ),
     benchmark=_benchmark,

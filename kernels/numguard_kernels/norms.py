@@ -7,23 +7,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from numguard_kernels.availability import require
+from numguard_kernels.availability import require_alike
 from numguard_kernels.element_formats import ELEMENT_FORMATS, ElementFormat, widened
 from numguard_kernels.launching import launch
+from numguard_kernels.output_rounding import rounding_constants
+from numguard_kernels.row_compilations import row_compilation
 from numguard_kernels.row_moments import growth_of, moment_errors, moments, plain_moments
 from numguard_kernels.rows import (
+    ROW_DTYPES,
     as_rows,
     check_row_length,
     check_shapes,
     num_outside,
     on_chip_shape,
+    results_of,
     rounded_to,
     row_format,
 )
-from numguard_kernels.sample_tensors import LAYOUTS, sample
-from numguard_kernels.spec import Arguments, Case, Compilation, KernelSpec, Limits
+from numguard_kernels.sample_tensors import LAYOUTS, random_rows, sample
+from numguard_kernels.spec import Arguments, Case, Compilation, KernelSpec, Limits, case_name
 from numguard_kernels.two_float import UNIT_ROUNDOFF_FP32
-from numguard_kernels.verdicts import output_constants
 
 #: Longest row whose norm fits into registers without spilling any.
 LONGEST_ROW: Final = 8192
@@ -155,14 +158,9 @@ def checked_norm(
     """
     form, tile, num_threads = prepared("checked_norm", x, weight=weight, bias=bias)
     check_shapes("checked_norm", x.shape, computed=computed)
-    given = [tensor for tensor in (x, weight, bias, computed) if tensor is not None]
-    if any(tensor.dtype is not x.dtype for tensor in given):
-        raise TypeError(
-            f"checked_norm got {', '.join(str(tensor.dtype) for tensor in given)}: convert them to one dtype"
-        )
-    device = require("checked_norm", *(tensor.device for tensor in given))
+    device = require_alike("checked_norm", x, weight, bias, computed)
     rows = as_rows(x, form)
-    value = torch.empty(x.shape, dtype=x.dtype, device=device) if computed is None else computed.detach().contiguous()
+    value = results_of(computed, x, x.shape)
     figures = torch.empty((2, *x.shape[:-1]), dtype=torch.float32, device=device)
     num_wrong = torch.empty(x.shape[:-1], dtype=torch.int32, device=device)
     if rows.shape[0]:
@@ -196,12 +194,6 @@ def prepared(kernel: str, x: Tensor, **vectors: Tensor | None) -> tuple[ElementF
     check_row_length(kernel, x, LONGEST_ROW)
     check_shapes(kernel, x.shape[-1:], **vectors)
     return form, *on_chip_shape(x.shape[-1], form)
-
-
-def rounding_constants(dtype: torch.dtype) -> dict[str, float]:
-    """Return what the rounding of the output adds to a bound, with results that are subnormal in fp32 on their way."""
-    constants = output_constants(dtype)
-    return {"UNIT": constants["UNIT"], "SMALLEST": constants["SMALLEST"] + 2.0**-126}
 
 
 def reference_norm(
@@ -260,54 +252,42 @@ def _case(dtype: torch.dtype, content: str, shape: tuple[int, ...], layout: str 
             options["computed"] = given.to(device)
         return (LAYOUTS[layout](x.to(device)), *vectors), options
 
-    described = " ".join(f"{name}={value}" for name, value in how.items())
-    return Case(name=f"{dtype} {content} {shape} {layout} {described}".replace("torch.", "").strip(), make=make)
+    return Case(name=case_name(dtype, content, shape, layout, **how), make=make)
 
 
 def _cases() -> tuple[Case, ...]:
-    dtypes = (torch.float32, torch.float16, torch.bfloat16)
     contents = ("ordinary", "cancelling", "subnormal", "zeros", "infinite", "nan", "both_infinities")
-    found = [_case(dtype, content, (3, 37)) for dtype in dtypes for content in contents]
-    found += [_case(dtype, "ordinary", (3, 37), is_centered=False, vectors="weight") for dtype in dtypes]
-    found += [_case(dtype, "ordinary", (3, 40), given=given) for dtype in dtypes for given in ("right", "wrong")]
+    found = [_case(dtype, content, (3, 37)) for dtype in ROW_DTYPES for content in contents]
+    found += [_case(dtype, "ordinary", (3, 37), is_centered=False, vectors="weight") for dtype in ROW_DTYPES]
+    found += [_case(dtype, "ordinary", (3, 40), given=given) for dtype in ROW_DTYPES for given in ("right", "wrong")]
     found += [_case(torch.float32, "ordinary", (2, 19), layout) for layout in ("unaligned", "permuted", "gapped rows")]
     found += [_case(torch.bfloat16, "ordinary", (2, size), vectors="none") for size in (1, 8, 9, 1000)]
     found.append(_case(torch.float32, "ordinary", (0, 5)))
     return tuple(found)
 
 
-def _compilation(name: str, dtype: torch.dtype, columns: int, limits: Limits, **figures: Any) -> Compilation:
+def _compilation(
+    dtype: torch.dtype, columns: int, limits: Limits, reason: str = "", *, is_layer: bool = True
+) -> Compilation:
     form = ELEMENT_FORMATS[dtype]
-    constants = {"GIVEN": False, "CENTERED": True, "HAS_WEIGHT": True, "HAS_BIAS": True}
-    constants |= {key: figures.pop(key) for key in tuple(figures) if key.isupper()}
-    tile, num_threads = on_chip_shape(columns, form)
-    pointers = dict.fromkeys(("x_ptr", "weight_ptr", "bias_ptr", "value_ptr"), form.pointer)
-    return Compilation(
-        name=name,
-        function=norm_on_chip,
-        signature={
-            **pointers,
-            "figures_ptr": "*fp32",
-            "num_wrong_ptr": "*i32",
-            "num_columns": "i32",
-            "eps": "fp32",
-            "growth": "fp32",
-        },
-        constexprs={"CODE": form.code, **constants, **rounding_constants(dtype), **tile},
-        num_threads=num_threads,
-        elements_per_turn=tile["THREADS"] * tile["LANES"],
-        bytes_per_element=2 * dtype.itemsize,
-        fused_per_element=None,
-        divisible=("num_columns",),
-        limits={"sm_90": limits},
-        **figures,
+    parts = {"CENTERED": is_layer, "HAS_WEIGHT": True, "HAS_BIAS": is_layer}
+    return row_compilation(
+        f"{'layer' if is_layer else 'rms'} {form.name}, {columns}",
+        norm_on_chip,
+        form,
+        limits,
+        shape=on_chip_shape(columns, form),
+        stored=("x_ptr", "weight_ptr", "bias_ptr", "value_ptr"),
+        types={"figures_ptr": "*fp32", "num_wrong_ptr": "*i32", "eps": "fp32", "growth": "fp32"},
+        constants={"GIVEN": False, **parts, **rounding_constants(dtype)},
+        num_accesses=2,
+        reason=reason,
     )
 
 
 def _benchmark(num_elements: int, dtype: torch.dtype, device: torch.device) -> Arguments:
-    columns = min(4096, num_elements)
-    x = torch.randn(num_elements // columns, columns, device=device).to(dtype)
-    return (x, torch.ones(columns, dtype=dtype, device=device), torch.zeros(columns, dtype=dtype, device=device)), {}
+    x = random_rows(num_elements, 4096, dtype, device)
+    return (x, torch.ones_like(x[0]), torch.zeros_like(x[0])), {}
 
 
 _REASON: Final = (
@@ -320,29 +300,10 @@ SPEC: Final = KernelSpec(
     tolerance=_tolerance,
     cases=_cases(),
     compilations=(
-        _compilation(
-            "layer bf16, 4096",
-            torch.bfloat16,
-            4096,
-            Limits(instructions_per_element=55.26, registers=157),
-            issue_bound_because=_REASON,
-        ),
-        _compilation("layer fp32, 4096", torch.float32, 4096, Limits(instructions_per_element=49.03, registers=177)),
-        _compilation(
-            "layer bf16, 8192",
-            torch.bfloat16,
-            8192,
-            Limits(instructions_per_element=56.57, registers=160),
-            issue_bound_because=_REASON,
-        ),
-        _compilation(
-            "rms bf16, 4096",
-            torch.bfloat16,
-            4096,
-            Limits(instructions_per_element=36.49, registers=135),
-            CENTERED=False,
-            HAS_BIAS=False,
-        ),
+        _compilation(torch.bfloat16, 4096, Limits(instructions_per_element=55.26, registers=157), _REASON),
+        _compilation(torch.float32, 4096, Limits(instructions_per_element=49.03, registers=177)),
+        _compilation(torch.bfloat16, 8192, Limits(instructions_per_element=56.57, registers=160), _REASON),
+        _compilation(torch.bfloat16, 4096, Limits(instructions_per_element=36.49, registers=135), is_layer=False),
     ),
     benchmark=_benchmark,
     bytes_moved=lambda x, *_vectors, **_options: 2 * x.numel() * x.element_size(),

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from numguard_kernels.verdicts import output_constants
+from numguard_kernels.output_rounding import output_constants, rounded_bound
 from numguard_kernels.weighted_sums import WeightedColumns, weighted_columns
 
 _SECOND_ORDER = 1.0 + 2.0**-8
@@ -115,8 +115,7 @@ def sampled_rows(
     constants = output_constants(product.dtype)
     mass = right.absolute_sum * (1.0 + (a.shape[1] + 8) * 2.0**-24)
     own = mass * right.relative_error
-    grown = mass * _growth(height)
-    bound = grown + constants["UNIT"] * (right.sum.abs() + grown + own) + constants["SMALLEST"] + own
+    bound = rounded_bound(right.sum, mass * _growth(height), own, constants)
     judged = right.sum.abs() + bound < constants["LARGEST"]
     return _verdict(product.index_select(0, rows).double(), right, bound, judged)
 

@@ -17,7 +17,8 @@ _ELEMENTS_PER_THREAD: Final = 32
 #: Error of :func:`row_sum` in unit roundoffs of the sum of magnitudes: seven plain additions; rounded up.
 ROW_SUM_ERROR_IN_ROUNDOFFS: Final = 7.5
 
-_ROW_DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
+#: dtypes that kernels of rows read.
+ROW_DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @triton.jit
@@ -65,7 +66,7 @@ def row_format(x: Tensor, kernel: str) -> ElementFormat:
     TypeError
         For other dtypes than float32, float16 and bfloat16.
     """
-    if x.dtype not in _ROW_DTYPES:
+    if x.dtype not in ROW_DTYPES:
         raise TypeError(
             f"{kernel} reads float32, float16 and bfloat16, and this tensor is {x.dtype}: convert it, or use the "
             "native backend, which reads float64"
@@ -83,6 +84,17 @@ def check_shapes(kernel: str, expected: Sequence[int], **tensors: Tensor | None)
     for name, tensor in tensors.items():
         if tensor is not None and tuple(tensor.shape) != tuple(expected):
             raise ValueError(f"{kernel} got {name} of shape {tuple(tensor.shape)}: give it the shape {tuple(expected)}")
+
+
+def check_result_dtype(kernel: str, x: Tensor, computed: Tensor | None) -> None:
+    """Raise TypeError where results that were given have another dtype than the input."""
+    if computed is not None and computed.dtype is not x.dtype:
+        raise TypeError(f"{kernel} judges results in the dtype of the input, {x.dtype}, and got {computed.dtype}")
+
+
+def results_of(computed: Tensor | None, x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the results that were given, contiguous, or room for those that the kernel forms."""
+    return torch.empty(shape, dtype=x.dtype, device=x.device) if computed is None else computed.detach().contiguous()
 
 
 def check_row_length(kernel: str, x: Tensor, longest: int) -> None:

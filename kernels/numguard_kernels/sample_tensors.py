@@ -1,6 +1,6 @@
 """Inputs that kernels and their references are compared on: every dtype, awkward sizes and strides, special values."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -53,25 +53,20 @@ def sample(shape: tuple[int, ...], dtype: torch.dtype, content: str = "ordinary"
     return rounded
 
 
-def _byte_copy(target: Tensor, source: Tensor) -> Tensor:
-    target.copy_(source)
-    return target
-
-
 def _unaligned(x: Tensor) -> Tensor:
     """The same values, one element behind an aligned address."""
     storage = torch.empty(x.numel() + 1, dtype=x.dtype, device=x.device)
-    return _byte_copy(storage[1:].view(x.shape), x)
+    return storage[1:].view(x.shape).copy_(x)
 
 
 def _every_second(x: Tensor) -> Tensor:
     storage = torch.empty(*x.shape[:-1], 2 * x.shape[-1], dtype=x.dtype, device=x.device)
-    return _byte_copy(storage[..., ::2], x)
+    return storage[..., ::2].copy_(x)
 
 
 def _gapped_rows(x: Tensor) -> Tensor:
     storage = torch.empty(*x.shape[:-1], x.shape[-1] + 3, dtype=x.dtype, device=x.device)
-    return _byte_copy(storage[..., : x.shape[-1]], x)
+    return storage[..., : x.shape[-1]].copy_(x)
 
 
 def _permuted(x: Tensor) -> Tensor:
@@ -90,13 +85,12 @@ LAYOUTS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
 }
 
 
-def sample_layouts(
-    shape: tuple[int, ...], dtype: torch.dtype, content: str = "ordinary"
-) -> Iterator[tuple[str, Callable[[torch.device], Tensor]]]:
-    """Yield a name and a maker for every layout of a sample."""
-    for name, laid_out in LAYOUTS.items():
+def random_vector(num_elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return normally distributed numbers for a timing."""
+    return torch.randn(num_elements, device=device).to(dtype)
 
-        def make(device: torch.device, laid_out: Callable[[Tensor], Tensor] = laid_out) -> Tensor:
-            return laid_out(sample(shape, dtype, content).to(device))
 
-        yield f"{name} {'x'.join(map(str, shape))}", make
+def random_rows(num_elements: int, longest: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return normally distributed rows for a timing, of ``longest`` columns where there are as many elements."""
+    columns = min(longest, num_elements)
+    return torch.randn(num_elements // columns, columns, device=device).to(dtype)

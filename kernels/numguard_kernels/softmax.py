@@ -12,23 +12,27 @@ from numguard_kernels.availability import require
 from numguard_kernels.element_formats import ELEMENT_FORMATS, NATIVE, widened
 from numguard_kernels.exponential import EXP_UNDERFLOW, in_reach, shadow_exp
 from numguard_kernels.launching import launch, num_lanes
+from numguard_kernels.logit_samples import logit_cases
 from numguard_kernels.online_softmax import NUM_THREADS, loop_shape, num_turns, observe_row, row_error
+from numguard_kernels.output_rounding import rounding_constants
+from numguard_kernels.row_compilations import row_compilation
 from numguard_kernels.rows import (
     LONGEST_ON_CHIP,
     as_rows,
+    check_result_dtype,
     check_shapes,
     num_outside,
     on_chip_shape,
     plain_sum,
+    results_of,
     rounded_to,
     row_format,
     row_max,
     row_sum,
 )
-from numguard_kernels.sample_tensors import LAYOUTS, sample
-from numguard_kernels.spec import Arguments, Case, Compilation, KernelSpec, Limits
+from numguard_kernels.sample_tensors import random_rows
+from numguard_kernels.spec import Compilation, KernelSpec, Limits
 from numguard_kernels.two_float import UNIT_ROUNDOFF_FP32
-from numguard_kernels.verdicts import output_constants
 
 _U: Final = tl.constexpr(UNIT_ROUNDOFF_FP32)
 
@@ -190,14 +194,11 @@ def checked_softmax(
     """
     form = row_format(x, "checked_softmax")
     check_shapes("checked_softmax", x.shape, computed=computed)
-    if computed is not None and computed.dtype is not x.dtype:
-        raise TypeError(
-            f"checked_softmax judges results in the dtype of the input, {x.dtype}, and got {computed.dtype}"
-        )
+    check_result_dtype("checked_softmax", x, computed)
     device = require("checked_softmax", *(tensor.device for tensor in (x, computed) if tensor is not None))
     rows = as_rows(x, form)
     num_rows, num_columns = rows.shape
-    value = torch.empty(x.shape, dtype=x.dtype, device=device) if computed is None else computed.detach().contiguous()
+    value = results_of(computed, x, x.shape)
     logsumexp = torch.empty(x.shape[:-1], dtype=torch.float64, device=device)
     num_wrong = torch.empty(x.shape[:-1], dtype=torch.int32, device=device)
     on_chip = num_columns <= longest_on_chip
@@ -218,17 +219,12 @@ def checked_softmax(
             2.0 * row_error(num_columns, 0 if on_chip else num_turns(num_columns, tile), is_precise=form.code == 0),
             CODE=form.code,
             GIVEN=computed is not None,
-            **_constants(x.dtype),
+            **rounding_constants(x.dtype, underflow=EXP_UNDERFLOW),
             **tile,
             num_threads=num_threads,
             device=device,
         )
     return CheckedSoftmax(value, logsumexp, num_wrong)
-
-
-def _constants(dtype: torch.dtype) -> dict[str, float]:
-    constants = output_constants(dtype)
-    return {"UNIT": constants["UNIT"], "SMALLEST": constants["SMALLEST"] + EXP_UNDERFLOW}
 
 
 def _allowed(wide: Tensor, dtype: torch.dtype) -> Tensor:
@@ -237,7 +233,7 @@ def _allowed(wide: Tensor, dtype: torch.dtype) -> Tensor:
     count = wide.shape[-1]
     distance = (wide - wide.amax(-1, keepdim=True)).abs().clamp(max=128.0) + math.log(count)
     relative = 4.25 * 2.0**-24 * distance + 2.0 * row_error(count, count, is_precise=False)
-    constants = _constants(dtype)
+    constants = rounding_constants(dtype, underflow=EXP_UNDERFLOW)
     return (p * (relative + constants["UNIT"] * (1.0 + relative)) + constants["SMALLEST"]).nan_to_num(0.0)
 
 
@@ -265,67 +261,34 @@ def _tolerance(expected: CheckedSoftmax, x: Tensor, **_options: Any) -> dict[str
     }
 
 
-def _case(dtype: torch.dtype, content: str, shape: tuple[int, ...], layout: str = "contiguous", how: str = "") -> Case:
-    def make(device: torch.device) -> Arguments:
-        x = sample(shape, dtype, content)
-        if content == "ordinary":
-            x = (x.double() * 10.0).to(dtype)
-        if how == "masked":
-            x[..., ::2] = float("-inf")
-            x[:1] = float("-inf")
-        options: dict[str, Any] = {"longest_on_chip": 8} if how == "long" else {}
-        if how in ("right", "wrong"):
-            given = x.double().softmax(-1)
-            given[1, 3] += 0.25 if how == "wrong" else 0.0
-            options["computed"] = given.to(torch.float32).to(dtype).to(device)
-        return (LAYOUTS[layout](x.to(device)),), options
-
-    return Case(name=f"{dtype} {content} {shape} {layout} {how}".replace("torch.", "").strip(), make=make)
+def _options(x: Tensor, how: str) -> dict[str, Any]:
+    if how == "long":
+        return {"longest_on_chip": 8}
+    if how not in ("right", "wrong"):
+        return {}
+    given = x.double().softmax(-1)
+    given[1, 3] += 0.25 if how == "wrong" else 0.0
+    return {"computed": given.to(torch.float32).to(x.dtype)}
 
 
-def _cases() -> tuple[Case, ...]:
-    dtypes = (torch.float32, torch.float16, torch.bfloat16)
-    contents = ("ordinary", "subnormal", "zeros", "infinite", "nan", "both_infinities", "largest")
-    found = [_case(dtype, content, (3, 37)) for dtype in dtypes for content in contents]
-    found += [_case(torch.float32, "ordinary", (2, 19), layout) for layout in LAYOUTS if layout != "contiguous"]
-    found += [_case(torch.bfloat16, "ordinary", (2, size)) for size in (1, 8, 9, 1000)]
-    hows = ("right", "wrong", "masked", "long")
-    found += [_case(dtype, "ordinary", (3, 70), how=how) for dtype in dtypes for how in hows]
-    found.append(_case(torch.float32, "ordinary", (0, 5)))
-    return tuple(found)
-
-
-def _compilation(name: str, dtype: torch.dtype, columns: int, limits: Limits, **figures: Any) -> Compilation:
+def _compilation(
+    dtype: torch.dtype, columns: int, limits: Limits, reason: str = "", *, given: bool = False
+) -> Compilation:
     form = ELEMENT_FORMATS[dtype]
-    given = figures.pop("given", False)
     is_long = columns > LONGEST_ON_CHIP
-    tile, num_threads = (loop_shape(form), NUM_THREADS) if is_long else on_chip_shape(columns, form)
-    return Compilation(
-        name=name,
-        function=softmax_in_two_passes if is_long else softmax_on_chip,
-        signature={
-            "x_ptr": form.pointer,
-            "value_ptr": form.pointer,
-            "logsumexp_ptr": "*fp64",
-            "num_wrong_ptr": "*i32",
-            "num_columns": "i32",
-            "log_columns": "fp32",
-            "error_factor": "fp32",
-        },
-        constexprs={"CODE": form.code, "GIVEN": given, **_constants(dtype), **tile},
-        num_threads=num_threads,
-        elements_per_turn=tile["THREADS"] * tile["LANES"] * (2 if is_long else 1),
-        bytes_per_element=(1 if is_long else 2) * dtype.itemsize,
-        fused_per_element=None,
-        divisible=("num_columns",),
-        limits={"sm_90": limits},
-        **figures,
+    return row_compilation(
+        f"{form.name}, {columns}{', given' if given else ''}",
+        softmax_in_two_passes if is_long else softmax_on_chip,
+        form,
+        limits,
+        shape=(loop_shape(form), NUM_THREADS) if is_long else on_chip_shape(columns, form),
+        stored=("x_ptr", "value_ptr"),
+        types={"logsumexp_ptr": "*fp64", "num_wrong_ptr": "*i32", "log_columns": "fp32", "error_factor": "fp32"},
+        constants={"GIVEN": given, **rounding_constants(dtype, underflow=EXP_UNDERFLOW)},
+        num_accesses=1 if is_long else 2,
+        tiles_per_turn=2 if is_long else 1,
+        reason=reason,
     )
-
-
-def _benchmark(num_elements: int, dtype: torch.dtype, device: torch.device) -> Arguments:
-    columns = min(4096, num_elements)
-    return (torch.randn(num_elements // columns, columns, device=device).to(dtype),), {}
 
 
 _REASON: Final = "two exponentials, a rounding and a comparison for every element of two bytes read and two written"
@@ -334,40 +297,15 @@ SPEC: Final = KernelSpec(
     launcher=checked_softmax,
     reference=reference_softmax,
     tolerance=_tolerance,
-    cases=_cases(),
+    cases=logit_cases(_options, scale=10.0, sizes=(1, 8, 9, 1000), hows=("right", "wrong", "masked", "long")),
     compilations=(
-        _compilation(
-            "bf16, 4096",
-            torch.bfloat16,
-            4096,
-            Limits(instructions_per_element=53.26, registers=135),
-            issue_bound_because=_REASON,
-        ),
-        _compilation("fp32, 4096", torch.float32, 4096, Limits(instructions_per_element=49.62, registers=135)),
-        _compilation(
-            "bf16, 16384",
-            torch.bfloat16,
-            16384,
-            Limits(instructions_per_element=54.93, registers=135),
-            issue_bound_because=_REASON,
-        ),
-        _compilation(
-            "bf16, 4096, given",
-            torch.bfloat16,
-            4096,
-            Limits(instructions_per_element=39.08, registers=101),
-            issue_bound_because=_REASON,
-            given=True,
-        ),
-        _compilation(
-            "bf16, 131072",
-            torch.bfloat16,
-            131072,
-            Limits(instructions_per_element=24.29, registers=51),
-            issue_bound_because=_REASON,
-        ),
+        _compilation(torch.bfloat16, 4096, Limits(instructions_per_element=53.26, registers=135), _REASON),
+        _compilation(torch.float32, 4096, Limits(instructions_per_element=49.62, registers=135)),
+        _compilation(torch.bfloat16, 16384, Limits(instructions_per_element=54.93, registers=135), _REASON),
+        _compilation(torch.bfloat16, 4096, Limits(instructions_per_element=39.08, registers=101), _REASON, given=True),
+        _compilation(torch.bfloat16, 131072, Limits(instructions_per_element=24.29, registers=51), _REASON),
     ),
-    benchmark=_benchmark,
+    benchmark=lambda num_elements, dtype, device: ((random_rows(num_elements, 4096, dtype, device),), {}),
     bytes_moved=lambda x, **_options: 2 * x.numel() * x.element_size(),
     flops=lambda x, **_options: x.numel() * 32,
     rivals={"torch.softmax": lambda x, **_options: x.softmax(-1)},

@@ -95,6 +95,12 @@ class Case:
     make: Callable[[torch.device], Arguments]
 
 
+def case_name(*parts: object, **options: object) -> str:
+    """Return the name of a case: what it is made of, dtypes without their module, and options with their names."""
+    words = [*map(str, parts), *(f"{name}={value}" for name, value in options.items())]
+    return " ".join(words).replace("torch.", "").strip()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KernelSpec:
     """One kernel: how it is called, what it must agree with, and what it costs.

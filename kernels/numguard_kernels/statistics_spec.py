@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from numguard_kernels.element_formats import ELEMENT_FORMATS
-from numguard_kernels.sample_tensors import CONTENTS, FLOATING_DTYPES, LAYOUTS, sample
-from numguard_kernels.spec import Arguments, Case, Compilation, KernelSpec, Limits
+from numguard_kernels.sample_tensors import CONTENTS, FLOATING_DTYPES, LAYOUTS, random_vector, sample
+from numguard_kernels.spec import Arguments, Case, Compilation, KernelSpec, Limits, case_name
 from numguard_kernels.statistics import (
     CORE,
     NEEDS,
@@ -52,8 +52,8 @@ def _case(
     def make(device: torch.device) -> Arguments:
         return (LAYOUTS[layout](sample(shape, dtype, content).to(device)),), dict(options)
 
-    described = " ".join(f"{name}={value}" for name, value in options.items() if name != "needs")
-    return Case(name=f"{dtype} {content} {shape} {layout} {described}".replace("torch.", "").strip(), make=make)
+    named = {name: value for name, value in options.items() if name != "needs"}
+    return Case(name=case_name(dtype, content, shape, layout, **named), make=make)
 
 
 def _cases() -> tuple[Case, ...]:
@@ -77,18 +77,26 @@ def _cases() -> tuple[Case, ...]:
     return tuple(found)
 
 
-def _run(name: str, dtype: torch.dtype, needs: Sequence[str], limits: Limits, **figures: Any) -> Compilation:
+def _run(
+    what: str,
+    dtype: torch.dtype,
+    needs: Sequence[str],
+    limits: Limits,
+    *,
+    additions: float | None = None,
+    precise: bool = False,
+    reason: str = "",
+) -> Compilation:
+    """Over a whole contiguous tensor."""
     form = ELEMENT_FORMATS[dtype]
-    precise = figures.pop("precise", False)
     constants = run_constants(form, precise=precise)
-    accumulator = "*fp64" if form.is_double else "*fp32"
     return Compilation(
-        name=name,
+        name=f"{what} {form.name}",
         function=observe_runs,
         signature={
             "x_ptr": form.pointer,
             "head_ptr": form.pointer,
-            "floats_ptr": accumulator,
+            "floats_ptr": form.accumulator_pointer,
             "counts_ptr": "*i32",
             "histogram_ptr": "*i64",
             "n": "i64",
@@ -105,19 +113,20 @@ def _run(name: str, dtype: torch.dtype, needs: Sequence[str], limits: Limits, **
         num_threads=NUM_THREADS,
         elements_per_turn=constants["THREADS"] * constants["LANES"] * constants["TILES"],
         bytes_per_element=dtype.itemsize,
+        additions_per_element=additions,
         divisible=("run_stride",),
         limits={"sm_90": limits},
-        **figures,
+        issue_bound_because=reason,
     )
 
 
-def _rows(name: str, dtype: torch.dtype, limits: Limits) -> Compilation:
+def _rows(dtype: torch.dtype, limits: Limits) -> Compilation:
     """Along the last dimension of a contiguous tensor."""
     form = ELEMENT_FORMATS[dtype]
     strides: tuple[str, ...] = ("kept_size_0", "kept_size_1", "kept_stride_0", "kept_stride_1", "kept_stride_2")
     strides += ("reduced_size_0", "reduced_size_1", "reduced_stride_1", "reduced_stride_2")
     return Compilation(
-        name=name,
+        name=f"rows {form.name}",
         function=observe_strided,
         signature={
             "x_ptr": form.pointer,
@@ -148,10 +157,6 @@ def _rows(name: str, dtype: torch.dtype, limits: Limits) -> Compilation:
     )
 
 
-def _benchmark(num_elements: int, dtype: torch.dtype, device: torch.device) -> Arguments:
-    return (torch.randn(num_elements, device=device).to(dtype),), {}
-
-
 _SUMS: Final = ("sum", "absolute_sum")
 _COUNTING: Final = "each of the four counts is a comparison and an addition for every element; a check asks for none"
 _DECODING: Final = "8-bit floats are decoded by integer instructions, which every architecture has, at one byte each"
@@ -163,76 +168,40 @@ SPEC: Final = KernelSpec(
     tolerance=_tolerance,
     cases=_cases(),
     compilations=(
-        _run(
-            "sums fp32",
-            torch.float32,
-            _SUMS,
-            Limits(instructions_per_element=3.48, registers=36),
-            additions_per_element=2.75,
-        ),
-        _run(
-            "sums bf16",
-            torch.bfloat16,
-            _SUMS,
-            Limits(instructions_per_element=5.0, registers=42),
-            additions_per_element=2.75,
-        ),
-        _run(
-            "core fp32",
-            torch.float32,
-            CORE,
-            Limits(instructions_per_element=4.53, registers=35),
-            additions_per_element=2.75,
-        ),
-        _run(
-            "core bf16",
-            torch.bfloat16,
-            CORE,
-            Limits(instructions_per_element=6.09, registers=69),
-            additions_per_element=2.75,
-        ),
-        _run("core fp16", torch.float16, CORE, Limits(instructions_per_element=5.29, registers=69)),
+        _run("sums", torch.float32, _SUMS, Limits(instructions_per_element=3.48, registers=36), additions=2.75),
+        _run("sums", torch.bfloat16, _SUMS, Limits(instructions_per_element=5.0, registers=42), additions=2.75),
+        _run("core", torch.float32, CORE, Limits(instructions_per_element=4.53, registers=35), additions=2.75),
+        _run("core", torch.bfloat16, CORE, Limits(instructions_per_element=6.09, registers=69), additions=2.75),
+        _run("core", torch.float16, CORE, Limits(instructions_per_element=5.29, registers=69)),
         # The magnitude of a float64 is an addition, now and then: not counted.
+        _run("core", torch.float64, CORE, Limits(instructions_per_element=27.37, registers=68)),
         _run(
-            "core fp64",
-            torch.float64,
-            CORE,
-            Limits(instructions_per_element=27.37, registers=68),
-            additions_per_element=None,
-        ),
-        _run(
-            "core fp8_e4m3fn",
+            "core",
             torch.float8_e4m3fn,
             CORE,
             Limits(instructions_per_element=12.1, registers=100),
-            additions_per_element=2.375,
-            issue_bound_because=_DECODING,
+            additions=2.375,
+            reason=_DECODING,
         ),
+        _run("core", torch.float8_e5m2, CORE, Limits(instructions_per_element=6.56, registers=120), reason=_DECODING),
         _run(
-            "core fp8_e5m2",
-            torch.float8_e5m2,
-            CORE,
-            Limits(instructions_per_element=6.56, registers=120),
-            issue_bound_because=_DECODING,
-        ),
-        _run(
-            "all counts bf16",
+            "all counts",
             torch.bfloat16,
             tuple(NEEDS)[:-1],
             Limits(instructions_per_element=22.76, registers=108),
-            issue_bound_because=_COUNTING,
+            reason=_COUNTING,
         ),
         _run(
-            "precise fp32",
+            "precise",
             torch.float32,
             CORE,
             Limits(instructions_per_element=10.11, registers=68),
-            additions_per_element=8.0,
+            additions=8.0,
             precise=True,
         ),
-        _rows("rows bf16", torch.bfloat16, Limits(instructions_per_element=8.16, registers=81)),
+        _rows(torch.bfloat16, Limits(instructions_per_element=8.16, registers=81)),
     ),
-    benchmark=_benchmark,
+    benchmark=lambda num_elements, dtype, device: ((random_vector(num_elements, dtype, device),), {}),
     bytes_moved=lambda x, **_options: x.numel() * x.element_size(),
     flops=lambda x, **_options: x.numel() * 3,
     rivals={

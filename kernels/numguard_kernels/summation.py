@@ -13,11 +13,11 @@ from torch import Tensor
 from numguard_kernels.availability import require
 from numguard_kernels.element_formats import ELEMENT_FORMATS, ElementFormat, bf16_bits, element_format, widened
 from numguard_kernels.launching import launch, num_lanes, num_programs
-from numguard_kernels.sample_tensors import CONTENTS, FLOATING_DTYPES, LAYOUTS, sample
-from numguard_kernels.spec import Arguments, Case, Compilation, KernelSpec, Limits
+from numguard_kernels.output_rounding import output_constants
+from numguard_kernels.sample_tensors import CONTENTS, FLOATING_DTYPES, LAYOUTS, random_vector, sample
+from numguard_kernels.spec import Arguments, Case, Compilation, KernelSpec, Limits, case_name
 from numguard_kernels.strided import reduction_of
 from numguard_kernels.two_float import BLOCK_TERMS, add_pairs, blocked_sum_error, rounded_pair, take_in
-from numguard_kernels.verdicts import output_constants
 
 NUM_THREADS: Final = 256
 LOADS_PER_TURN: Final = 8
@@ -285,7 +285,7 @@ def _case(
     def make(device: torch.device) -> Arguments:
         return (LAYOUTS[layout](sample(tuple(shape), dtype, content).to(device)),), dict(options)
 
-    return Case(name=f"{dtype} {content} {shape} {layout}".replace("torch.", ""), make=make)
+    return Case(name=case_name(dtype, content, shape, layout), make=make)
 
 
 def _cases() -> tuple[Case, ...]:
@@ -296,24 +296,20 @@ def _cases() -> tuple[Case, ...]:
     return tuple(found)
 
 
-def _compilation(name: str, dtype: torch.dtype, additions: float, limits: Limits) -> Compilation:
+def _compilation(dtype: torch.dtype, limits: Limits) -> Compilation:
     form = ELEMENT_FORMATS[dtype]
     constants = loop_constants(form)
     return Compilation(
-        name=name,
+        name=form.name,
         function=sum_with_shadow,
-        signature={"x_ptr": form.pointer, "partials_ptr": "*fp64" if form.is_double else "*fp32", "n": "i64"},
+        signature={"x_ptr": form.pointer, "partials_ptr": form.accumulator_pointer, "n": "i64"},
         constexprs={"CODE": form.code, "DOUBLE": form.is_double, **constants},
         num_threads=NUM_THREADS,
         elements_per_turn=constants["THREADS"] * constants["LANES"] * constants["TILES"],
         bytes_per_element=dtype.itemsize,
-        additions_per_element=additions,
+        additions_per_element=3.75,
         limits={"sm_90": limits},
     )
-
-
-def _benchmark(num_elements: int, dtype: torch.dtype, device: torch.device) -> Arguments:
-    return (torch.randn(num_elements, device=device).to(dtype),), {}
 
 
 SPEC: Final = KernelSpec(
@@ -323,10 +319,10 @@ SPEC: Final = KernelSpec(
     tolerance=_tolerance,
     cases=_cases(),
     compilations=(
-        _compilation("fp32", torch.float32, 3.75, Limits(instructions_per_element=4.73, registers=34)),
-        _compilation("bf16", torch.bfloat16, 3.75, Limits(instructions_per_element=6.07, registers=42)),
+        _compilation(torch.float32, Limits(instructions_per_element=4.73, registers=34)),
+        _compilation(torch.bfloat16, Limits(instructions_per_element=6.07, registers=42)),
     ),
-    benchmark=_benchmark,
+    benchmark=lambda num_elements, dtype, device: ((random_vector(num_elements, dtype, device),), {}),
     bytes_moved=lambda x, **_options: x.numel() * x.element_size(),
     flops=lambda x, **_options: x.numel() * 4,
     rivals={

@@ -12,8 +12,8 @@ from numguard_kernels.availability import require
 from numguard_kernels.element_formats import bf16_bits
 from numguard_kernels.launching import launch, num_lanes
 from numguard_kernels.pointers import is_aligned, pointer_table
-from numguard_kernels.sample_tensors import sample
-from numguard_kernels.spec import Arguments, Case, Compilation, KernelSpec, Limits
+from numguard_kernels.sample_tensors import random_vector, sample
+from numguard_kernels.spec import Arguments, Case, Compilation, KernelSpec, Limits, case_name
 from numguard_kernels.two_float import two_sum
 
 NUM_THREADS: Final = 256
@@ -373,7 +373,7 @@ def _case(parameter: torch.dtype, update: torch.dtype, scale: float, content: st
         moments = [made(torch.float32, 3, 1e-3), made(torch.float32, 4, 1e-25)]
         return (made(parameter, 1, 1.0), made(update, 2, scale), moments), {}
 
-    return Case(name=f"{parameter} {update} {scale} {content}".replace("torch.", ""), make=make)
+    return Case(name=case_name(parameter, update, scale, content), make=make)
 
 
 _THREE_SCALES: Final = "squares at three scales make norms right over the whole range, for 4 bytes an element in bf16"
@@ -413,7 +413,7 @@ def _compilation(
 
 
 def _benchmark(num_elements: int, dtype: torch.dtype, device: torch.device) -> Arguments:
-    parameter = [torch.randn(num_elements, device=device).to(dtype)]
+    parameter = [random_vector(num_elements, dtype, device)]
     update = [torch.randn(num_elements, device=device).mul_(1e-3).to(dtype)]
     return (parameter, update), {}
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from numguard_kernels.availability import require
 from numguard_kernels.element_formats import element_format, widened
 from numguard_kernels.launching import launch, num_lanes
+from numguard_kernels.output_rounding import output_constants, rounded_bound
 from numguard_kernels.sample_tensors import FLOATING_DTYPES, sample
-from numguard_kernels.spec import Arguments, Case, Compilation, KernelSpec, Limits
+from numguard_kernels.spec import Arguments, Case, Compilation, KernelSpec, Limits, case_name
 from numguard_kernels.verdict_ring import FIELDS, VerdictRing
 
 NUM_THREADS: Final = 128
@@ -239,14 +240,6 @@ def publish_verdict(
     return DeviceVerdict(numbers)
 
 
-def output_constants(dtype: torch.dtype) -> dict[str, float]:
-    """Return unit roundoff, largest error of rounding below the normal numbers, and largest finite number."""
-    info = torch.finfo(dtype)
-    smallest = info.tiny * info.eps
-    wide = dtype in (torch.float32, torch.float64)
-    return {"UNIT": info.eps / 2, "SMALLEST": smallest if wide else smallest / 2, "LARGEST": float(info.max)}
-
-
 def reference_verdict(
     computed: Tensor,
     shadow: Tensor,
@@ -264,9 +257,7 @@ def reference_verdict(
     constants = output_constants(computed.dtype)
 
     def judged_by(value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-        own = error + value.abs() * 2.0**-51
-        grown = accumulated * (1.0 + 2.0**-8)
-        bound = grown + constants["UNIT"] * (value.abs() + grown + own) + constants["SMALLEST"] + own
+        bound = rounded_bound(value, accumulated * (1.0 + 2.0**-8), error + value.abs() * 2.0**-51, constants)
         difference = (wide - value).abs()
         share = difference / bound
         ratio = torch.where(difference <= bound, share, torch.where(share > 1.0, share, math.inf))
@@ -317,7 +308,7 @@ def _case(dtype: torch.dtype, content: str, count: int = 21) -> Case:
         options = {name: value.to(device) for name, value in options.items()}
         return tuple(value.to(device) for value in arguments), {**options, "site": 7}
 
-    return Case(name=f"{dtype} {content}".replace("torch.", ""), make=make)
+    return Case(name=case_name(dtype, content), make=make)
 
 
 def _benchmark(num_elements: int, dtype: torch.dtype, device: torch.device) -> Arguments:

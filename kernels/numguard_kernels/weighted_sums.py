@@ -10,16 +10,16 @@ from torch import Tensor
 
 from numguard_kernels.availability import require
 from numguard_kernels.dots import combine
-from numguard_kernels.element_formats import ELEMENT_FORMATS, element_format, widened
+from numguard_kernels.element_formats import ELEMENT_FORMATS, widened
 from numguard_kernels.launching import launch, num_lanes, num_programs
+from numguard_kernels.rows import ROW_DTYPES, row_format
 from numguard_kernels.sample_tensors import LAYOUTS, sample
-from numguard_kernels.spec import Arguments, Case, Compilation, KernelSpec, Limits
+from numguard_kernels.spec import Arguments, Case, Compilation, KernelSpec, Limits, case_name
 from numguard_kernels.two_float import take_in, two_product
 
 NUM_THREADS: Final = 128
 #: Rows that a program takes at a time: that many loads are in flight.
 ROWS_PER_TURN: Final = 4
-_DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class WeightedColumns(NamedTuple):
@@ -121,14 +121,12 @@ def weighted_columns(
     Every column is a compensated inner product (Ogita, Rump, Oishi, SIAM J. Sci. Comput. 26, 2005, section 5); see
     :func:`column_error`.
     """
-    if x.dtype not in _DTYPES:
-        raise TypeError(f"weighted_columns reads float32, float16 and bfloat16, and this matrix is {x.dtype}")
+    form = row_format(x, "weighted_columns")
     if x.ndim != 2 or weights.ndim != 2 or weights.shape[1] != x.shape[0]:
         raise ValueError(
             f"weighted_columns got weights {tuple(weights.shape)} for a matrix {tuple(x.shape)}: "
             f"give [s, m] for [m, n], one weight a row"
         )
-    form = element_format(x.dtype, "weighted_columns")
     device = require("weighted_columns", x.device, weights.device)
     num_vectors, (num_rows, num_columns) = weights.shape[0], x.shape
     values = torch.zeros((5, num_vectors, num_columns), dtype=torch.float64, device=device)
@@ -212,13 +210,13 @@ def _case(dtype: torch.dtype, content: str, shape: tuple[int, int, int], layout:
         options = {"low": weights * 2.0**-26, "magnitudes": weights.abs() * 2.0} if vectors > 1 else {}
         return (x, weights), options
 
-    return Case(name=f"{dtype} {content} {shape} {layout}".replace("torch.", ""), make=make)
+    return Case(name=case_name(dtype, content, shape, layout), make=make)
 
 
 def _cases() -> tuple[Case, ...]:
     contents = ("ordinary", "cancelling", "subnormal", "zeros", "infinite", "nan")
-    found = [_case(dtype, content, (1, 6, 9)) for dtype in _DTYPES for content in contents]
-    found += [_case(dtype, "ordinary", (2, 7, 5)) for dtype in _DTYPES]
+    found = [_case(dtype, content, (1, 6, 9)) for dtype in ROW_DTYPES for content in contents]
+    found += [_case(dtype, "ordinary", (2, 7, 5)) for dtype in ROW_DTYPES]
     found += [
         _case(torch.float32, "ordinary", (1, 5, 6), layout) for layout in ("unaligned", "permuted", "gapped rows")
     ]
@@ -226,13 +224,11 @@ def _cases() -> tuple[Case, ...]:
     return tuple(found)
 
 
-def _compilation(
-    name: str, dtype: torch.dtype, limits: Limits, *, has_low: bool = False, **figures: Any
-) -> Compilation:
+def _compilation(dtype: torch.dtype, limits: Limits, reason: str = "", *, has_low: bool = False) -> Compilation:
     form = ELEMENT_FORMATS[dtype]
     shape = column_shape(1 << 20, NUM_THREADS, form.lanes)
     return Compilation(
-        name=name,
+        name=f"{form.name}{', two-float weights' if has_low else ''}",
         function=sum_weighted_columns,
         signature={
             "x_ptr": form.pointer,
@@ -246,8 +242,10 @@ def _compilation(
         elements_per_turn=shape["THREADS"] * shape["LANES"] * ROWS_PER_TURN,
         bytes_per_element=dtype.itemsize,
         divisible=("num_columns",),
+        additions_per_element=11.0 if has_low else 10.0,
+        fused_per_element=1.0,
         limits={"sm_90": limits},
-        **figures,
+        issue_bound_because=reason,
     )
 
 
@@ -264,29 +262,9 @@ SPEC: Final = KernelSpec(
     tolerance=_tolerance,
     cases=_cases(),
     compilations=(
-        _compilation(
-            "fp32",
-            torch.float32,
-            Limits(instructions_per_element=22.45, registers=42),
-            additions_per_element=10.0,
-            fused_per_element=1.0,
-        ),
-        _compilation(
-            "bf16",
-            torch.bfloat16,
-            Limits(instructions_per_element=19.13, registers=84),
-            issue_bound_because=_REASON,
-            additions_per_element=10.0,
-            fused_per_element=1.0,
-        ),
-        _compilation(
-            "fp32, two-float weights",
-            torch.float32,
-            Limits(instructions_per_element=26.12, registers=42),
-            additions_per_element=11.0,
-            fused_per_element=1.0,
-            has_low=True,
-        ),
+        _compilation(torch.float32, Limits(instructions_per_element=22.45, registers=42)),
+        _compilation(torch.bfloat16, Limits(instructions_per_element=19.13, registers=84), _REASON),
+        _compilation(torch.float32, Limits(instructions_per_element=26.12, registers=42), has_low=True),
     ),
     benchmark=_benchmark,
     bytes_moved=lambda x, weights, **_options: x.numel() * x.element_size() * weights.shape[0],

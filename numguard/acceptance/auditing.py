@@ -26,6 +26,7 @@ from numguard.acceptance.timetable import Timetable
 from numguard.acceptance.trials import DTYPES, Trial
 from numguard.checks import REGISTRY
 from numguard.errors import UsageError
+from numguard.finding import Finding
 from numguard.records import read_accepted
 
 _SECONDS: Final[Mapping[str, float]] = {"quick": 50.0, "full": 1080.0}
@@ -105,46 +106,21 @@ def audit(
     >>> import numguard
     >>> report = numguard.audit(families=["pooling"])  # doctest: +SKIP
     """
-    chosen = _chosen(device, level, families, only)
-    unknown = [name for name in parts or () if name not in _PARTS]
-    if unknown:
-        raise UsageError(f"parts= got {unknown[0]!r}; there are {', '.join(_PARTS)}")
+    chosen, running = _chosen(device, level, families, only), _running(level, families, parts, only)
     accepted = {} if baseline is None else read_accepted(baseline)
     if known:
         accepted = {**known_defects(torch.__version__, device), **accepted}
-    running = _running(level, families, parts if only is None else parts or [*_PARTS])
     table = Timetable(running, _SECONDS[level] if seconds is None else seconds)
     workers = num_workers or len(os.sched_getaffinity(0))
     with Pool(workers, _SECONDS_OF_TRIAL[level]) as pool:
         harvest = _examined(pool, table, _planned(chosen, level), level, workers, advance)
-        accumulations = _accumulations(pool, table.end_of("accumulations")) if "accumulations" in table else ()
         discoveries = discoveries_of(harvest.sightings)
         fresh = [entry for entry in discoveries if entry.worst.fingerprint not in accepted]
         scripts = reproducers_of(pool, fresh, table.end_of("reproducers"), _SECONDS_OF_SHRINKING[level])
-    return AuditReport(
-        torch=torch.__version__,
-        device=device,
-        level=level,
-        host=socket.gethostname(),
-        machine=f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        num_threads=workers,
-        seconds=table.elapsed,
-        num_trials=harvest.num_trials,
-        num_left_out=harvest.num_left_out,
-        findings=tuple(
-            finding_of(entry, number, device, scripts.get(entry.worst.fingerprint, {}))
-            for number, entry in enumerate(fresh, 1)
-        ),
-        accepted={
-            entry.worst.fingerprint: accepted[entry.worst.fingerprint]
-            for entry in discoveries
-            if entry.worst.fingerprint in accepted
-        },
-        operators_judged=tuple(sorted(harvest.judged)),
-        operators_missed=tuple(sorted({op for check in REGISTRY.values() for op in check.ops} - harvest.judged)),
-        accumulations=accumulations,
-        not_covered=tuple(harvest.not_covered),
-    )
+    seen = [entry.worst.fingerprint for entry in discoveries if entry.worst.fingerprint in accepted]
+    findings = [finding_of(e, n, device, scripts.get(e.worst.fingerprint, {})) for n, e in enumerate(fresh, 1)]
+    reasons = {fingerprint: accepted[fingerprint] for fingerprint in seen}
+    return _reported(harvest, findings, reasons, device=device, level=level, workers=workers, seconds=table.elapsed)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -154,12 +130,48 @@ class _Harvest:
     sightings: list[list[Sighting]]
     judged: set[str]
     not_covered: list[str]
+    accumulations: tuple[str, ...] = ()
     num_trials: int = 0
     num_left_out: int = 0
 
 
-def _running(level: Level, families: Sequence[str] | None, parts: Sequence[str] | None) -> list[str]:
+def _reported(
+    harvest: _Harvest,
+    findings: Sequence[Finding],
+    accepted: Mapping[str, str],
+    *,
+    device: str,
+    level: Level,
+    workers: int,
+    seconds: float,
+) -> AuditReport:
+    """Return what was found with where, how long and at what it was looked."""
+    return AuditReport(
+        torch=torch.__version__,
+        device=device,
+        level=level,
+        host=socket.gethostname(),
+        machine=f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        num_threads=workers,
+        seconds=seconds,
+        num_trials=harvest.num_trials,
+        num_left_out=harvest.num_left_out,
+        findings=tuple(findings),
+        accepted=accepted,
+        operators_judged=tuple(sorted(harvest.judged)),
+        operators_missed=tuple(sorted({op for check in REGISTRY.values() for op in check.ops} - harvest.judged)),
+        accumulations=harvest.accumulations,
+        not_covered=tuple(harvest.not_covered),
+    )
+
+
+def _running(level: Level, families: Sequence[str] | None, parts: Sequence[str] | None, only: str | None) -> list[str]:
     """Return the parts of the timetable that an audit has."""
+    unknown = [name for name in parts or () if name not in _PARTS]
+    if unknown:
+        raise UsageError(f"parts= got {unknown[0]!r}; there are {', '.join(_PARTS)}")
+    if only is not None:
+        parts = parts or [*_PARTS]
     here = ["eager"] if level == "quick" else [*_PARTS]
     running = [name for name in here if parts is None or name in parts]
     for name in (EXAMPLES, COLLECTIVES, ELEMENTWISE):
@@ -211,6 +223,8 @@ def _examined(
         harvest.sightings += _sightings(answers)
         _reap(harvest, answers, num_left)
         harvest.not_covered += [f"elementwise: {num_left} functions not begun for time"] * (num_left > 0)
+    if "accumulations" in table:
+        harvest.accumulations = _accumulations(pool, table.end_of("accumulations"))
     return harvest
 
 

@@ -21,7 +21,6 @@ from numguard.acceptance.scripts import (
     ACCURATE_RUN,
     RUN,
     script_of_call,
-    script_of_crash,
     script_of_equivalent,
     script_of_operator,
 )
@@ -86,11 +85,6 @@ def reproduced(subject: Subject, trial: Trial, fingerprint: str, seconds: float)
     exact = sighting.kind == "invariance_broken" and sighting.error_bound is None
     right = None if exact or not script else _passes(script)
     return Reproduction(sighting=sighting, script=script, fails=bool(script), passes_when_right=right)
-
-
-def crash_script(subject: Subject, sighting: Sighting) -> str:
-    """Return the reproducer of what ends a process."""
-    return script_of_crash(subject, sighting)
 
 
 def _script(subject: Subject, sighting: Sighting, trial: Trial) -> str:

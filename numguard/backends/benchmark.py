@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _SIZES: Final = (10_000, 100_000, 1_000_000, 10_000_000)
 _DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
 _SECONDS_PER_CELL: Final = 0.2
-_COLUMNS: Final = ("kernel", "dtype", "elements", "variant", "median us", "GB/s", "ratio to torch.sum")
 
 
 def gpu_table() -> "Table":
@@ -51,6 +50,7 @@ def prediction_table() -> "Table":
 def cpu_table() -> "Table":
     """Return the measured table of the core statistics on the CPU, beside torch.sum and the best stock route."""
     prepare()
+    tables = kernel_module("bench.table")
     backend = backend_for("statistics", torch.device("cpu"))
     rows: list[tuple[str, ...]] = []
     for dtype in _DTYPES:
@@ -66,14 +66,15 @@ def cpu_table() -> "Table":
             }
             medians = _interleaved(variants)
             for name, seconds in medians.items():
-                rate = size * dtype.itemsize / seconds
-                cells = (f"{seconds * 1e6:.1f}", f"{rate / 1e9:.1f}", f"{seconds / medians['torch.sum']:.2f}")
-                rows.append(("tensor_statistics", str(dtype).removeprefix("torch."), str(size), name, *cells))
-    tables = kernel_module("bench.table")
+                num_bytes = size * dtype.itemsize
+                cells = tables.timing_cells(
+                    "tensor_statistics", dtype, size, name, seconds=seconds, num_bytes=num_bytes
+                )
+                rows.append((*cells, f"{seconds / medians['torch.sum']:.2f}"))
     table: Table = tables.Table(
         title="Measured on this CPU",
         header=tables.environment(torch.device("cpu")),
-        columns=_COLUMNS,
+        columns=(*tables.TIMING_COLUMNS, "ratio to torch.sum"),
         rows=tuple(rows),
     )
     return table

@@ -1,13 +1,12 @@
 """Inner products and checksums of matrix products, with the sums of their magnitudes."""
 
-import ctypes
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from numguard.backends.selection import backend_for, is_plain, native_library
+from numguard.backends.selection import backend_for, native_library_for
 from numguard.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,9 +38,9 @@ def inner_product(x: Tensor, y: Tensor) -> InnerProduct:
         )
     x, y = x.detach().resolve_neg(), y.detach().resolve_neg()
     backend = backend_for("dot", x.device)
-    library = native_library("dot")
+    library = native_library_for("dot", x, y)
     n = x.numel()
-    if backend == "native" and library is not None and is_plain(x) and is_plain(y):
+    if backend == "native" and library is not None:
         from numguard_kernels import native
 
         high, low, mass = native.inner_product(library, x, y)
@@ -55,8 +54,8 @@ def inner_product(x: Tensor, y: Tensor) -> InnerProduct:
 
 def native_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
     """Return ``a @ b`` and ``|a| @ |b|`` of ``[B, M, K]`` and ``[B, K, N]``, float64; None without the twin."""
-    library = native_library("dot")
-    if library is None or not (is_plain(a) and is_plain(b)):
+    library = native_library_for("dot", a, b)
+    if library is None:
         return None
     from numguard_kernels import native
 
@@ -81,7 +80,7 @@ def native_judged_product(
     a: Tensor, b: Tensor, c: Tensor, added: Tensor | None, by: "Judging"
 ) -> "JudgedElements | None":
     """Judge the elements of a product, as :func:`numguard_kernels.native.judged_product`; None without the twin."""
-    library = _library_for(a, b, c, added)
+    library = native_library_for("dot", a, b, c, added)
     if library is None:
         return None
     from numguard_kernels import native
@@ -93,14 +92,9 @@ def native_judged_checksums(
     a: Tensor, b: Tensor, c: Tensor, added: Tensor | None, first_sign: int, by: "Judging"
 ) -> "JudgedElements | None":
     """Judge the checksums of a product, as :func:`numguard_kernels.native.judged_checksums`; None without the twin."""
-    library = _library_for(a, b, c, added)
+    library = native_library_for("dot", a, b, c, added)
     if library is None:
         return None
     from numguard_kernels import native
 
     return native.judged_checksums(library, a, b, c, added, first_sign, by)
-
-
-def _library_for(*operands: Tensor | None) -> ctypes.CDLL | None:
-    library = native_library("dot")
-    return library if all(operand is None or is_plain(operand) for operand in operands) else None

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from numguard.backends.selection import is_plain, native_library
+from numguard.backends.selection import native_library_for
 
 if TYPE_CHECKING:
     from numguard_kernels.native import JudgedRows as JudgedRows
@@ -72,5 +72,5 @@ def native_layer_norm_gradient(rows: GradientRows, weight: Tensor | None, by: "N
 
 
 def _library_for(rows: tuple[Tensor, ...]) -> ctypes.CDLL | None:
-    library = native_library("statistics")
-    return library if all(is_plain(row) and row.stride(-1) == 1 for row in rows) else None
+    library = native_library_for("statistics", *rows)
+    return library if library is not None and all(row.stride(-1) == 1 for row in rows) else None

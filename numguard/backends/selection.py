@@ -145,6 +145,20 @@ def is_plain(tensor: Tensor) -> bool:
     )
 
 
+def native_library_for(capability: Capability, *operands: Tensor | None) -> ctypes.CDLL | None:
+    """Return the twin where it does this work and can read every operand that was given, or None.
+
+    Raises
+    ------
+    UsageError
+        As :func:`prepare`.
+    """
+    library = native_library(capability)
+    if library is None:
+        return None
+    return library if all(operand is None or is_plain(operand) for operand in operands) else None
+
+
 def backend_for(capability: Capability, device: torch.device) -> Backend:
     """Return what does a piece of work on tensors of a device.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from numguard.backends.kernel_modules import kernel_module
-from numguard.backends.selection import backend_for, is_plain, native_library
+from numguard.backends.selection import backend_for, native_library_for
 from numguard.errors import UsageError
 
 CORE: Final = ("sum", "absolute_sum", "maximum")
@@ -85,8 +85,8 @@ def tensor_statistics(
     reduced = sorted({axis % max(1, x.dim()) for axis in dims})
     kept = [axis for axis in range(x.dim()) if axis not in reduced]
     view = x.permute(*kept, *reduced) if x.dim() else x.reshape(1)
-    library = native_library("statistics")
-    if backend == "native" and library is not None and is_plain(x):
+    library = native_library_for("statistics", x)
+    if backend == "native" and library is not None:
         return _by_twin(library, x, view, len(kept), needs, precise)
     return _by_numpy(x.to("cpu"), view.to("cpu"), len(kept), needs)
 
@@ -162,8 +162,8 @@ def _picked(found: dict[str, Tensor], needs: Sequence[str], error: float) -> Sta
 
 def native_row_sums(x: Tensor, num_kept: int) -> tuple[Tensor, Tensor] | None:
     """Return sums and sums of magnitudes over all but the first dimensions, added in float64; None without the twin."""
-    library = native_library("statistics")
-    if library is None or not is_plain(x):
+    library = native_library_for("statistics", x)
+    if library is None:
         return None
     from numguard_kernels import native
 

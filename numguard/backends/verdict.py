@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from numguard.backends.selection import is_plain, native_library
+from numguard.backends.selection import native_library_for
 
 
 def native_verdict(
@@ -33,8 +33,8 @@ def native_verdict(
     rounds_output, propagates_nonfinite
         As in the comparison.
     """
-    library = native_library("verdict")
-    if library is None or not is_plain(computed):
+    library = native_library_for("verdict", computed)
+    if library is None:
         return None
     from numguard_kernels import native
 

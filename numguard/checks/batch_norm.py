@@ -12,7 +12,7 @@ from torch import Tensor
 
 from numguard.checks.batch_norm_examples import BACKWARD, FORWARD
 from numguard.checks.channels import Groups, by_channel, gradient_sums, groups_of
-from numguard.checks.check import Check, Probe
+from numguard.checks.check import Check, Probe, cost_per_element
 from numguard.checks.reduced_rows import require_numbers
 from numguard.checks.row_moments import RowMoments, moments_of
 from numguard.numerics.error_bounds.channel_norm_bounds import (
@@ -332,14 +332,6 @@ def _input_gradient(
     return compare("grad_input", computed, exact, strict, accumulator, permissive=wide, taller=taller)
 
 
-def _forward_cost(call: OpCall) -> float:
-    return FORWARD_COST * float(call["input"].numel())
-
-
-def _backward_cost(call: OpCall) -> float:
-    return BACKWARD_COST * float(call["input"].numel())
-
-
 CHECKS: tuple[Check, ...] = (
     Check(
         name="batch_norm",
@@ -355,7 +347,7 @@ CHECKS: tuple[Check, ...] = (
         ),
         judge=_forward,
         capture=_capture,
-        cost=_forward_cost,
+        cost=cost_per_element("input", FORWARD_COST),
         advice="Normalise one channel in float32 on another device and compare its mean and rstd first.",
         silent=FORWARD.silent,
         fires=FORWARD.fires,
@@ -365,7 +357,7 @@ CHECKS: tuple[Check, ...] = (
         family="moments",
         ops=("aten::native_batch_norm_backward", "aten::batch_norm_backward", "aten::cudnn_batch_norm_backward"),
         judge=_backward,
-        cost=_backward_cost,
+        cost=cost_per_element("input", BACKWARD_COST),
         advice="Repeat the backward pass in float32 and in the contiguous layout; compare dgamma and dbeta first.",
         silent=BACKWARD.silent,
         fires=BACKWARD.fires,

@@ -90,6 +90,15 @@ class Example:
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
+def cost_per_element(argument: str, operations: float) -> Callable[[OpCall], float]:
+    """Return the ``cost`` of a check that spends so many operations on each element of one argument."""
+
+    def cost(call: OpCall) -> float:
+        return operations * float(call[argument].numel())
+
+    return cost
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
     """One check of a few operator overloads.

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe
+from numguard.checks.check import Check, Probe, cost_per_element
 from numguard.checks.cumulative_examples import CUMSUM
 from numguard.checks.integer_products import exact_comparison
 from numguard.checks.integer_totals import joined, limbs_of
@@ -96,10 +96,6 @@ def _floats(x: Tensor, result: Tensor, narrows: bool, arithmetic: Arithmetic) ->
     )
 
 
-def _cost(call: OpCall) -> float:
-    return COST * float(call["self"].numel())
-
-
 CHECKS: tuple[Check, ...] = (
     Check(
         name="cumsum",
@@ -107,7 +103,7 @@ CHECKS: tuple[Check, ...] = (
         ops=("aten::cumsum", "aten::cumsum_", "aten::cumsum.out"),
         judge=_judge,
         capture=_capture,
-        cost=_cost,
+        cost=cost_per_element("self", COST),
         silent=CUMSUM.silent,
         fires=CUMSUM.fires,
         advice="Repeat this cumulative sum in float64 on another device; in 16 bits, cumulate in float32.",

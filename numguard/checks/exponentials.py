@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe
+from numguard.checks.check import Check, Probe, cost_per_element
 from numguard.checks.exponential_examples import (
     LOG_SOFTMAX,
     LOG_SOFTMAX_BACKWARD,
@@ -179,14 +179,6 @@ def _backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]
     return (_comparison("grad_input", result, exact, strict, permissive, accumulator),)
 
 
-def _forward_cost(call: OpCall) -> float:
-    return FORWARD_COST * float(call["self"].numel())
-
-
-def _backward_cost(call: OpCall) -> float:
-    return BACKWARD_COST * float(call["output"].numel())
-
-
 CHECKS: tuple[Check, ...] = (
     Check(
         name="softmax",
@@ -194,7 +186,7 @@ CHECKS: tuple[Check, ...] = (
         ops=("aten::_softmax", "aten::_softmax.out"),
         judge=_softmax,
         capture=_keep_overwritten_forward,
-        cost=_forward_cost,
+        cost=cost_per_element("self", FORWARD_COST),
         advice="Compute the softmax in float32, or on another device, and compare this row.",
         silent=SOFTMAX.silent,
         fires=SOFTMAX.fires,
@@ -204,7 +196,7 @@ CHECKS: tuple[Check, ...] = (
         family="exponentials",
         ops=("aten::_safe_softmax",),
         judge=_softmax,
-        cost=_forward_cost,
+        cost=cost_per_element("self", FORWARD_COST),
         silent=SAFE_SOFTMAX.silent,
         fires=SAFE_SOFTMAX.fires,
         advice="Compute the softmax in float32, or on another device, and compare this row.",
@@ -215,7 +207,7 @@ CHECKS: tuple[Check, ...] = (
         ops=("aten::_log_softmax", "aten::_log_softmax.out"),
         judge=_log_softmax,
         capture=_keep_overwritten_forward,
-        cost=_forward_cost,
+        cost=cost_per_element("self", FORWARD_COST),
         advice="Compute the logits' log-softmax in float32: log_softmax(x, dim, dtype=torch.float32).",
         silent=LOG_SOFTMAX.silent,
         fires=LOG_SOFTMAX.fires,
@@ -225,7 +217,7 @@ CHECKS: tuple[Check, ...] = (
         family="exponentials",
         ops=("aten::logsumexp", "aten::logsumexp.out"),
         judge=_logsumexp,
-        cost=_forward_cost,
+        cost=cost_per_element("self", FORWARD_COST),
         silent=LOGSUMEXP.silent,
         fires=LOGSUMEXP.fires,
         advice="Convert to float32 before logsumexp; in 16 bits it is composed of five rounded operations.",
@@ -235,7 +227,7 @@ CHECKS: tuple[Check, ...] = (
         family="exponentials",
         ops=("aten::_softmax_backward_data",),
         judge=_backward,
-        cost=_backward_cost,
+        cost=cost_per_element("output", BACKWARD_COST),
         advice="Repeat the backward step of this softmax in float32 and compare.",
         silent=SOFTMAX_BACKWARD.silent,
         fires=SOFTMAX_BACKWARD.fires,
@@ -245,7 +237,7 @@ CHECKS: tuple[Check, ...] = (
         family="exponentials",
         ops=("aten::_log_softmax_backward_data",),
         judge=_backward,
-        cost=_backward_cost,
+        cost=cost_per_element("output", BACKWARD_COST),
         advice="Repeat the backward step of this log-softmax in float32 and compare.",
         silent=LOG_SOFTMAX_BACKWARD.silent,
         fires=LOG_SOFTMAX_BACKWARD.fires,

@@ -6,7 +6,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe
+from numguard.checks.check import Check, Probe, cost_per_element
 from numguard.checks.extremum_examples import EXAMPLES
 from numguard.checks.extremum_rows import Lines, exact_values, largest, lines_of
 from numguard.checks.reduced_rows import require_numbers, rows_of
@@ -63,10 +63,6 @@ def _chosen(lines: Lines, indices: Tensor, sign: float) -> Tensor:
     return torch.where(inside, lines.at(indices), -sign * torch.inf)
 
 
-def _cost(call: OpCall) -> float:
-    return COST * float(call["self"].numel())
-
-
 _ADVICE: Final = (
     "An extremum is one of its elements and must be exact: repeat it on another device, then drain this one."
 )
@@ -81,7 +77,7 @@ CHECKS: tuple[Check, ...] = tuple(
         family="extrema",
         ops=tuple(f"aten::{op}" for op in ops),
         judge=judge,
-        cost=_cost,
+        cost=cost_per_element("self", COST),
         advice=_ADVICE,
         silent=EXAMPLES[name].silent,
         fires=EXAMPLES[name].fires,

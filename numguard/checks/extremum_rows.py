@@ -1,7 +1,7 @@
 """The rows among which an operator selects, with what it claims to have selected."""
 
 from math import prod
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +13,6 @@ from numguard.shadow.arithmetic import Arithmetic
 from numguard.shadow.call import OpCall, tensors_in
 from numguard.shadow.comparison import Comparison, NotCovered
 from numguard.shadow.routes import PAIRWISE
-
-EXACT_BITS: Final = 53
 
 
 class Lines(NamedTuple):

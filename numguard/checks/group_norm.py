@@ -8,7 +8,7 @@ from torch import Tensor
 
 from numguard.checks.batch_norm import Statistics, compare, statistics_of
 from numguard.checks.channels import Groups, by_channel, by_group, gradient_sums, groups_of
-from numguard.checks.check import Check, Probe
+from numguard.checks.check import Check, Probe, cost_per_element
 from numguard.checks.group_norm_examples import BACKWARD, FORWARD
 from numguard.checks.reduced_rows import require_numbers
 from numguard.checks.row_moments import RowMoments, moments_of
@@ -195,21 +195,13 @@ def _backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]
     return comparisons
 
 
-def _forward_cost(call: OpCall) -> float:
-    return FORWARD_COST * float(call["input"].numel())
-
-
-def _backward_cost(call: OpCall) -> float:
-    return (BACKWARD_COST + COLUMN_COST) * float(call["input"].numel())
-
-
 CHECKS: tuple[Check, ...] = (
     Check(
         name="group_norm",
         family="moments",
         ops=("aten::native_group_norm",),
         judge=_forward,
-        cost=_forward_cost,
+        cost=cost_per_element("input", FORWARD_COST),
         advice="Make the input contiguous: if that mends it, the layout's kernel is at fault; else compare rstd.",
         silent=FORWARD.silent,
         fires=FORWARD.fires,
@@ -219,7 +211,7 @@ CHECKS: tuple[Check, ...] = (
         family="moments",
         ops=("aten::native_group_norm_backward",),
         judge=_backward,
-        cost=_backward_cost,
+        cost=cost_per_element("input", BACKWARD_COST + COLUMN_COST),
         advice="Repeat the backward pass in float32 with contiguous tensors and compare dgamma and dbeta first.",
         silent=BACKWARD.silent,
         fires=BACKWARD.fires,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe
+from numguard.checks.check import Check, Probe, cost_per_element
 from numguard.checks.loss_examples import NLL_LOSS, NLL_LOSS2D, NLL_LOSS2D_BACKWARD, NLL_LOSS_BACKWARD
 from numguard.checks.observed_order import cascade_height, cascade_total
 from numguard.checks.repeated_sums import accepted_beside
@@ -221,14 +221,6 @@ def _backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]
     )
 
 
-def _forward_cost(call: OpCall) -> float:
-    return FORWARD_COST * float(call["target"].numel())
-
-
-def _backward_cost(call: OpCall) -> float:
-    return 2.0 * float(call["self"].numel())
-
-
 _FORWARD_ADVICE = "Compute the loss with reduction='none' in float32 and add it on another device; compare."
 _BACKWARD_ADVICE = "Check that no target leaves [0, classes) and repeat the backward step in float32."
 
@@ -238,7 +230,7 @@ CHECKS: tuple[Check, ...] = (
         family="losses",
         ops=("aten::nll_loss_forward", "aten::nll_loss_forward.output"),
         judge=_forward,
-        cost=_forward_cost,
+        cost=cost_per_element("target", FORWARD_COST),
         advice=_FORWARD_ADVICE,
         silent=NLL_LOSS.silent,
         fires=NLL_LOSS.fires,
@@ -248,7 +240,7 @@ CHECKS: tuple[Check, ...] = (
         family="losses",
         ops=("aten::nll_loss2d_forward", "aten::nll_loss2d_forward.output"),
         judge=_forward,
-        cost=_forward_cost,
+        cost=cost_per_element("target", FORWARD_COST),
         advice=_FORWARD_ADVICE,
         silent=NLL_LOSS2D.silent,
         fires=NLL_LOSS2D.fires,
@@ -258,7 +250,7 @@ CHECKS: tuple[Check, ...] = (
         family="losses",
         ops=("aten::nll_loss_backward", "aten::nll_loss_backward.grad_input"),
         judge=_backward,
-        cost=_backward_cost,
+        cost=cost_per_element("self", 2.0),
         advice=_BACKWARD_ADVICE,
         silent=NLL_LOSS_BACKWARD.silent,
         fires=NLL_LOSS_BACKWARD.fires,
@@ -268,7 +260,7 @@ CHECKS: tuple[Check, ...] = (
         family="losses",
         ops=("aten::nll_loss2d_backward", "aten::nll_loss2d_backward.grad_input"),
         judge=_backward,
-        cost=_backward_cost,
+        cost=cost_per_element("self", 2.0),
         advice=_BACKWARD_ADVICE,
         silent=NLL_LOSS2D_BACKWARD.silent,
         fires=NLL_LOSS2D_BACKWARD.fires,

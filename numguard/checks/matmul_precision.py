@@ -8,8 +8,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 
-from numguard.numerics.error_bounds.contraction_bounds import Accumulation, accumulator_dtype, ieee_accumulation
+from numguard.numerics.error_bounds.contraction_bounds import Accumulation, ieee_accumulation
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF, smallest_rounding
+from numguard.numerics.formats import accumulator_dtype
 
 #: Unit roundoff of the formats to which float32 factors may be rounded on request.
 REDUCED_FACTORS: Final = {"tf32": 2.0**-11, "bf16": 2.0**-8}

@@ -7,7 +7,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe
+from numguard.checks.check import Check, Probe, cost_per_element
 from numguard.checks.moment_examples import EXAMPLES
 from numguard.checks.reduced_rows import keep_overwritten, model_of, require_numbers, rows_of
 from numguard.checks.row_moments import RowMoments, moments_of
@@ -108,10 +108,6 @@ def _spread(
     )
 
 
-def _cost(call: OpCall) -> float:
-    return COST * float(call["self"].numel())
-
-
 _VARIANTS: Final = {
     "var": ("var.correction", "var.correction_out"),
     "std": ("std.correction", "std.correction_out"),
@@ -126,7 +122,7 @@ CHECKS: tuple[Check, ...] = tuple(
         ops=tuple(f"aten::{op}" for op in ops),
         judge=_judge,
         capture=keep_overwritten,
-        cost=_cost,
+        cost=cost_per_element("self", COST),
         advice="Take mean and variance in float64 on another device; subtract a large offset first.",
         silent=EXAMPLES[name].silent,
         fires=EXAMPLES[name].fires,

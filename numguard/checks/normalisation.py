@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe
+from numguard.checks.check import Check, Probe, cost_per_element
 from numguard.checks.judged_normalisation import judged_input_gradient, judged_layer_norm
 from numguard.checks.normalisation_examples import FUSED_RMS_NORM, LAYER_NORM, LAYER_NORM_BACKWARD
 from numguard.checks.normalisation_replay import replay
@@ -195,21 +195,13 @@ def _rms_norm_backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Co
     return comparisons
 
 
-def _forward_cost(call: OpCall) -> float:
-    return FORWARD_COST * float(call["input"].numel())
-
-
-def _backward_cost(call: OpCall) -> float:
-    return (BACKWARD_COST + COLUMN_COST) * float(call["input"].numel())
-
-
 CHECKS: tuple[Check, ...] = (
     Check(
         name="layer_norm",
         family="moments",
         ops=("aten::native_layer_norm",),
         judge=_layer_norm,
-        cost=_forward_cost,
+        cost=cost_per_element("input", FORWARD_COST),
         advice="Normalise these rows in float32 on another device and compare mean and rstd first.",
         silent=LAYER_NORM.silent,
         fires=LAYER_NORM.fires,
@@ -219,7 +211,7 @@ CHECKS: tuple[Check, ...] = (
         family="moments",
         ops=("aten::native_layer_norm_backward",),
         judge=_layer_norm_backward,
-        cost=_backward_cost,
+        cost=cost_per_element("input", BACKWARD_COST + COLUMN_COST),
         advice="Repeat the backward pass in float32; in 16 bits PyTorch adds dgamma and dbeta in the dtype of dy.",
         silent=LAYER_NORM_BACKWARD.silent,
         fires=LAYER_NORM_BACKWARD.fires,
@@ -229,7 +221,7 @@ CHECKS: tuple[Check, ...] = (
         family="moments",
         ops=("aten::_fused_rms_norm",),
         judge=_rms_norm,
-        cost=_forward_cost,
+        cost=cost_per_element("input", FORWARD_COST),
         advice="Compose the normalisation from elementary operations in float32 and compare rstd first.",
         silent=FUSED_RMS_NORM.silent,
         fires=FUSED_RMS_NORM.fires,
@@ -239,7 +231,7 @@ CHECKS: tuple[Check, ...] = (
         family="moments",
         ops=("aten::_fused_rms_norm_backward",),
         judge=_rms_norm_backward,
-        cost=_backward_cost,
+        cost=cost_per_element("input", BACKWARD_COST + COLUMN_COST),
         advice="Compose the normalisation from elementary operations in float32 and compare its gradients.",
     ),
 )

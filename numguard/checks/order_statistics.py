@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe
+from numguard.checks.check import Check, Probe, cost_per_element
 from numguard.checks.extremum_rows import Lines, claims, exact_values, lines_of
 from numguard.checks.order_examples import EXAMPLES
 from numguard.shadow.call import OpCall
@@ -141,10 +141,6 @@ def _running(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
     )
 
 
-def _cost(call: OpCall) -> float:
-    return COST * float(call["self"].numel())
-
-
 _ADVICE: Final = "Selecting must be exact: repeat it on another device, and drain this one if the results differ."
 _VARIANTS: Final = (
     ("sort", _sort, ("sort", "sort.stable", "sort.values", "sort.values_stable")),
@@ -160,7 +156,7 @@ CHECKS: tuple[Check, ...] = tuple(
         family="extrema",
         ops=tuple(f"aten::{op}" for op in ops),
         judge=judge,
-        cost=_cost,
+        cost=cost_per_element("self", COST),
         advice=_ADVICE,
         silent=EXAMPLES[name].silent,
         fires=EXAMPLES[name].fires,

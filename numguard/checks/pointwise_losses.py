@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe
+from numguard.checks.check import Check, Probe, cost_per_element
 from numguard.checks.losses import MEAN, NONE
 from numguard.checks.pointwise_loss_examples import EXAMPLES
 from numguard.checks.reduced_rows import CHUNK, require_numbers
@@ -173,10 +173,6 @@ def _backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]
     return (_compare("grad_input", result[picked], exact, bounds),)
 
 
-def _cost(call: OpCall) -> float:
-    return COST * float(call["self"].numel())
-
-
 _FORWARD_ADVICE: Final = "Compute the loss with reduction='none' in float32 and add it up on another device; compare."
 _BACKWARD_ADVICE: Final = "Repeat the backward step of the loss in float32 on another device and compare elementwise."
 
@@ -187,7 +183,7 @@ CHECKS: tuple[Check, ...] = (
             family="losses",
             ops=(f"aten::{name}",),
             judge=_forward,
-            cost=_cost,
+            cost=cost_per_element("self", COST),
             advice=_FORWARD_ADVICE,
             silent=EXAMPLES[name].silent,
             fires=EXAMPLES[name].fires,
@@ -200,7 +196,7 @@ CHECKS: tuple[Check, ...] = (
             family="losses",
             ops=(f"aten::{name}_backward",),
             judge=_backward,
-            cost=_cost,
+            cost=cost_per_element("self", COST),
             advice=_BACKWARD_ADVICE,
             silent=EXAMPLES[f"{name}_backward"].silent,
             fires=EXAMPLES[f"{name}_backward"].fires,

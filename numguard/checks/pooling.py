@@ -13,9 +13,9 @@ from numguard.checks.pools import divisors, longest_window, spatial_count, windo
 from numguard.checks.reduced_rows import require_numbers
 from numguard.checks.row_samples import sampled_rows
 from numguard.checks.windows import gathered
-from numguard.numerics.error_bounds.contraction_bounds import accumulator_dtype
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
 from numguard.numerics.error_bounds.scatter_bounds import slot_bound
+from numguard.numerics.formats import accumulator_dtype
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
 from numguard.shadow.call import OpCall
 from numguard.shadow.comparison import Comparison, NotCovered

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe
+from numguard.checks.check import Check, Probe, cost_per_element
 from numguard.checks.integer_products import exact_comparison
 from numguard.checks.product_examples import PROD
 from numguard.checks.reduced_rows import Rows, keep_overwritten, model_of, rows_of
@@ -139,10 +139,6 @@ def _integers(x: Tensor, result: Tensor, arithmetic: Arithmetic) -> Comparison:
     return exact_comparison("result", result, x[..., 0])
 
 
-def _cost(call: OpCall) -> float:
-    return COST * float(call["self"].numel())
-
-
 CHECKS: tuple[Check, ...] = (
     Check(
         name="prod",
@@ -150,7 +146,7 @@ CHECKS: tuple[Check, ...] = (
         ops=("aten::prod", "aten::prod.dim_int", "aten::prod.int_out", "aten::prod.out"),
         judge=_judge,
         capture=keep_overwritten,
-        cost=_cost,
+        cost=cost_per_element("self", COST),
         silent=PROD.silent,
         fires=PROD.fires,
         advice="Repeat this product in float64, or add logarithms: products of many factors leave every format.",

@@ -11,9 +11,9 @@ from numguard.checks.order_replay import replay, reproduces
 from numguard.checks.repeated_sums import accepted_values
 from numguard.checks.scatter_examples import FIRES, SILENT
 from numguard.checks.slot_sums import SlotSum, overwritten_base, slot_sum_of
-from numguard.numerics.error_bounds.contraction_bounds import accumulator_dtype
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
 from numguard.numerics.error_bounds.scatter_bounds import slot_bound
+from numguard.numerics.formats import accumulator_dtype
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
 from numguard.shadow.call import OpCall
 from numguard.shadow.comparison import Comparison, NotCovered

@@ -9,10 +9,10 @@ from torch import Tensor
 from numguard.checks.check import Check, Probe
 from numguard.checks.reduced_rows import require_numbers
 from numguard.checks.slot_reduction_examples import EXAMPLES
-from numguard.numerics.error_bounds.contraction_bounds import accumulator_dtype
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
 from numguard.numerics.error_bounds.scatter_bounds import slot_bound
 from numguard.numerics.error_bounds.slot_product_bounds import slot_product_bound
+from numguard.numerics.formats import accumulator_dtype
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
 from numguard.shadow.call import OpCall, mutated_arguments
 from numguard.shadow.comparison import Comparison, NotCovered

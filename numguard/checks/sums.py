@@ -6,7 +6,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe
+from numguard.checks.check import Check, Probe, cost_per_element
 from numguard.checks.integer_products import exact_comparison
 from numguard.checks.integer_totals import joined, limbs_of
 from numguard.checks.reduced_rows import Rows, Terms, keep_overwritten, model_of, require_numbers, row_totals, rows_of
@@ -132,10 +132,6 @@ def _hits(piece: Tensor) -> Iterator[Tensor]:
     yield (piece != 0).to(torch.float64)
 
 
-def _cost(call: OpCall) -> float:
-    return COST * float(call["self"].numel())
-
-
 _ADVICE: Final = "Repeat this sum in float64 on another device: if they differ, drain this one or go back a build."
 
 CHECKS: tuple[Check, ...] = (
@@ -145,7 +141,7 @@ CHECKS: tuple[Check, ...] = (
         ops=("aten::sum", "aten::sum.dim_IntList", "aten::sum.IntList_out", "aten::sum.out"),
         judge=_judge_sum,
         capture=keep_overwritten,
-        cost=_cost,
+        cost=cost_per_element("self", COST),
         silent=SUM.silent,
         fires=SUM.fires,
         advice=_ADVICE,
@@ -156,7 +152,7 @@ CHECKS: tuple[Check, ...] = (
         ops=("aten::mean", "aten::mean.dim", "aten::mean.out", "aten::mean.dtype_out"),
         judge=_judge_mean,
         capture=keep_overwritten,
-        cost=_cost,
+        cost=cost_per_element("self", COST),
         silent=MEAN.silent,
         fires=MEAN.fires,
         advice=_ADVICE,
@@ -167,7 +163,7 @@ CHECKS: tuple[Check, ...] = (
         ops=("aten::nansum", "aten::nansum.out"),
         judge=_judge_nansum,
         capture=keep_overwritten,
-        cost=_cost,
+        cost=cost_per_element("self", COST),
         silent=NANSUM.silent,
         fires=NANSUM.fires,
         advice=_ADVICE,

@@ -5,6 +5,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
+from numguard.detectors.frozen_window import MAD_OF_NORMAL
+
 BLOCK: Final = 32
 NUM_BLOCKS: Final = 64
 NUM_WAITING: Final = 12
@@ -95,7 +97,7 @@ class LogTrend:
         known = list(self.errors)[:-NUM_WAITING]
         if not known:
             return guess
-        own = sorted([abs(error) for error in known])[len(known) // 2] / 0.6745
+        own = sorted([abs(error) for error in known])[len(known) // 2] / MAD_OF_NORMAL
         return math.sqrt((PRIOR_BLOCKS * guess**2 + len(known) * own**2) / (PRIOR_BLOCKS + len(known)))
 
     def slope_at(self, step: float) -> float | None:

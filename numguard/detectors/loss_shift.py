@@ -70,32 +70,33 @@ class LossShift:
         may_rise, may_fall
             Whether a change in that direction is expected because the learning rate changes; that arm then rests.
         """
-        if self.resting > 0:
-            return None
-        rise, fall = self.rise, self.fall
-        if may_rise:
-            rise.reset()
-        elif rise.add(score) > self.thresholds["fast"]:
-            return self._alarm("up", rise, "fast", scale, 1)
-        if may_fall:
-            fall.reset()
-        elif fall.add(-score) > self.thresholds["fast_down"]:
-            return self._alarm("down", fall, "fast_down", scale, 1)
-        return None
+        return self._take("fast", self.rise, self.fall, score, scale, 1, may_rise, may_fall)
 
     def add_block(self, score: float, scale: float, num_rows: int, may_rise: bool, may_fall: bool) -> Alarm | None:
         """Take one standardised block of ``num_rows`` rows."""
+        return self._take("slow", self.slow_rise, self.slow_fall, score, scale, num_rows, may_rise, may_fall)
+
+    def _take(
+        self,
+        test: str,
+        rise: CumulativeSum,
+        fall: CumulativeSum,
+        score: float,
+        scale: float,
+        num_rows: int,
+        may_rise: bool,
+        may_fall: bool,
+    ) -> Alarm | None:
         if self.resting > 0:
             return None
-        rise, fall = self.slow_rise, self.slow_fall
         if may_rise:
             rise.reset()
-        elif rise.add(score) > self.thresholds["slow"]:
-            return self._alarm("up", rise, "slow", scale, num_rows)
+        elif rise.add(score) > self.thresholds[test]:
+            return self._alarm("up", rise, test, scale, num_rows)
         if may_fall:
             fall.reset()
-        elif fall.add(-score) > self.thresholds["slow_down"]:
-            return self._alarm("down", fall, "slow_down", scale, num_rows)
+        elif fall.add(-score) > self.thresholds[f"{test}_down"]:
+            return self._alarm("down", fall, f"{test}_down", scale, num_rows)
         return None
 
     def rest(self) -> None:

@@ -89,7 +89,7 @@ class ResidualBank:
         score, scale = None, self.young_scale if young else window.scale
         pulled, outside = value, False
         if scale > 0.0 and window.num_seen >= LEAST_ROWS:
-            expected = window.newest_level() if young else window.level + window.slope * (row - window.origin)
+            expected = window.newest_level() if young else window.forecast(row)
             score = (value - expected) / scale
             outside = not -OUTSIDE <= score <= OUTSIDE
             if outside or not -3.0 <= score <= 3.0:

@@ -123,14 +123,21 @@ def _parts(fields: Mapping[str, object], long_field: str) -> Iterator[dict[str, 
     yield {**rest, long_field: collect(run)}
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the members of a JSON object, for ``object_pairs_hook``.
+
+    Raises
+    ------
+    ValueError
+        Where a key stands twice.
+    """
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise ValueError("the same key twice")
     return fields
 
 
-_scan = json.JSONDecoder(object_pairs_hook=_without_duplicates).raw_decode
+_scan = json.JSONDecoder(object_pairs_hook=without_duplicates).raw_decode
 
 
 def decoded(raw: bytes) -> tuple[int, str, dict[str, Any]] | Rejection:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from numguard.numerics import ulp
-from numguard.regions.recording import Origin, RecordedOp, Recording, Slot, map_tensors
+from numguard.regions.recording import Origin, RecordedOp, Recording, Slot, leaves, map_tensors
 from numguard.shadow.comparison import NotCovered
 
 _FLOATS: Final = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64})
@@ -85,8 +85,7 @@ def replay(
             output = _run(op, table, slopes)
         except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError) as error:
             raise NotCovered(f"{op.func._schema.name} was not replayed in float64: {type(error).__name__}") from None
-        outputs = [output] if isinstance(output, Tensor) else _tensors(output)
-        for number, value in zip(op.results, outputs, strict=True):
+        for number, value in zip(op.results, leaves(output), strict=True):
             if number is not None:
                 table[number] = value
     return table
@@ -111,9 +110,3 @@ def _run(op: RecordedOp, table: dict[int, Tensor], slopes: bool) -> Any:
         sloped = before + (after - before.detach())
         return args[0].copy_(sloped) if name.endswith("_") else sloped
     return func(*args, **kwargs)
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    return [tensor for item in value for tensor in _tensors(item)] if isinstance(value, list | tuple) else []

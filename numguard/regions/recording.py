@@ -77,12 +77,13 @@ def map_tensors(value: Any, change: Callable[[Any], Any]) -> Any:
     return change(value)
 
 
-def _leaves(value: Any) -> Iterable[Tensor]:
+def leaves(value: Any) -> Iterable[Tensor]:
+    """Yield the tensors in an argument or a result, looking into lists and tuples all the way down."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _leaves(item)
+            yield from leaves(item)
 
 
 def _name(func: torch._ops.OpOverload) -> str:
@@ -140,13 +141,13 @@ class Recording:
         return "it addresses memory by strides of its own" if _name(func) == "as_strided" else None
 
     def _note_inputs(self, func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        for tensor in (*_leaves(args), *_leaves(tuple(kwargs.values()))):
+        for tensor in (*leaves(args), *leaves(tuple(kwargs.values()))):
             if id(tensor) not in self._numbers:
                 self._enter(tensor, Origin.INPUT if tensor.is_floating_point() else Origin.CONSTANT)
         mutated = mutated_arguments(func)
         if mutated:
             arguments = bind(func, args, kwargs)
-            for tensor in _leaves([arguments[name] for name in mutated]):
+            for tensor in leaves([arguments[name] for name in mutated]):
                 self._keep(tensor)
 
     def give_up(self, reason: str) -> None:
@@ -184,7 +185,7 @@ class Recording:
     def _note_results(
         self, func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
     ) -> None:
-        given = [self._numbers[id(t)] for t in (*_leaves(args), *_leaves(tuple(kwargs.values())))]
+        given = [self._numbers[id(t)] for t in (*leaves(args), *leaves(tuple(kwargs.values())))]
         if func is torch.ops.aten.detach.default:  # the same numbers; autograd keeps results in this way, too
             self._numbers[id(output)] = given[0]
             self._aliases.append(output)
@@ -193,7 +194,7 @@ class Recording:
         if _name(func) in _ABSOLUTE:
             origin = Origin.ABSOLUTE if origin is Origin.COMPUTED else origin
         into: list[int | None] = []
-        for tensor in _leaves(output):
+        for tensor in leaves(output):
             self.num_elements += tensor.numel()
             known = self._numbers.get(id(tensor))
             if not tensor.is_floating_point():
@@ -243,7 +244,7 @@ class Recording:
 
     def _origin(self, func: torch._ops.OpOverload, given: list[int], output: Any) -> Origin:
         name = _name(func)
-        outputs = [tensor for tensor in _leaves(output) if tensor.is_floating_point()]
+        outputs = [tensor for tensor in leaves(output) if tensor.is_floating_point()]
         if not outputs:
             return Origin.CONSTANT
         if (

@@ -1,14 +1,12 @@
 """The report as plain text: for a log, an e-mail, or a machine without the ``cli`` extra."""
 
-import textwrap
 from collections.abc import Sequence
 
 from numguard.report.causes import Cause
 from numguard.report.details import Section, sections, symptom_rows
-from numguard.report.inert_text import inert
+from numguard.report.inert_text import inert, wrapped
 from numguard.report.summary import VERDICT_WORDS, RunSummary
 
-_WIDTH = 100
 _MOST_CELL = 48
 _LABEL = 20
 
@@ -23,8 +21,8 @@ def plain_report(summary: RunSummary, *, most_rows: int = 8) -> str:
     most_rows
         Rows that each table shows.
     """
-    lines = [_wrapped(f"{VERDICT_WORDS[summary.verdict]}: {summary.headline}"), ""]
-    lines += [_wrapped(step, f"  {index}. ") for index, step in enumerate(summary.next_steps, 1)]
+    lines = [wrapped(f"{VERDICT_WORDS[summary.verdict]}: {summary.headline}"), ""]
+    lines += [wrapped(step, f"  {index}. ") for index, step in enumerate(summary.next_steps, 1)]
     for index, cause in enumerate(summary.causes, 1):
         lines += ["", *_cause(cause, f"{index}. {cause.lead.severity.upper()}: ", most_rows)]
     for section in sections(summary, most_rows=most_rows):
@@ -32,31 +30,26 @@ def plain_report(summary: RunSummary, *, most_rows: int = 8) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _wrapped(text: str, indent: str = "") -> str:
-    rest = " " * len(indent)
-    return textwrap.fill(inert(text), _WIDTH, initial_indent=indent, subsequent_indent=rest, break_on_hyphens=False)
-
-
 def _cause(cause: Cause, label: str, most_rows: int) -> list[str]:
-    lines = [_wrapped(cause.headline, label)]
-    lines += [_wrapped(item.answer, f"   {item.question:<{_LABEL}}") for item in cause.answers]
+    lines = [wrapped(cause.headline, label)]
+    lines += [wrapped(item.answer, f"   {item.question:<{_LABEL}}") for item in cause.answers]
     if cause.lead.message:
-        lines.append(_wrapped(cause.lead.message, f"   {'In detail':<{_LABEL}}"))
+        lines.append(wrapped(cause.lead.message, f"   {'In detail':<{_LABEL}}"))
     rows = symptom_rows(cause)
     if rows:
-        lines.append(_wrapped(f"{len(rows):,}, by step:", f"   {'Symptoms':<{_LABEL}}"))
-        lines += [_wrapped(f"{row[0]} {row[2]}: {row[3]}: {row[4]}", "     - ") for row in rows[:most_rows]]
+        lines.append(wrapped(f"{len(rows):,}, by step:", f"   {'Symptoms':<{_LABEL}}"))
+        lines += [wrapped(f"{row[0]} {row[2]}: {row[3]}: {row[4]}", "     - ") for row in rows[:most_rows]]
     return lines
 
 
 def _section(section: Section) -> list[str]:
     lines = [section.title, "-" * len(section.title)]
     if section.lead:
-        lines.append(_wrapped(section.lead))
+        lines.append(wrapped(section.lead))
     if section.columns:
         lines += _table([section.columns, *section.rows])
     else:
-        lines += [_wrapped(row[1], f"{inert(row[0], _LABEL):<{_LABEL}}" if row[0] else "- ") for row in section.rows]
+        lines += [wrapped(row[1], f"{inert(row[0], _LABEL):<{_LABEL}}" if row[0] else "- ") for row in section.rows]
     if section.num_left_out:
         lines.append(f"... and {section.num_left_out:,} more")
     return lines

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from numguard.errors import UsageError
-from numguard.scaling.columns import require_positive
+from numguard.scaling.columns import compute_design
 from numguard.scaling.law import Columns, Design, FloatArray
-from numguard.scaling.power_sums import Term, grid, log_sum, log_sum_gradient, vector
+from numguard.scaling.power_sums import Term, grid, log_sum, log_sum_and_gradient, vector
 
 _EXPONENTS = (-0.2, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2)
 
@@ -76,9 +76,7 @@ class CapabilityLaw:
 
     def design(self, columns: Columns) -> Design:
         """Return the models; their size is their compute."""
-        require_positive(self, columns, "C")
-        log_c = np.log(columns["C"])
-        return Design(terms={"log_c": log_c}, size=log_c, block=np.arange(len(log_c)))
+        return compute_design(self, columns)
 
     def target(self, loss: FloatArray | None, columns: Columns) -> FloatArray:
         """Return ``[models]``, the logarithm of the mean over the items of ``-log pass_rate``."""
@@ -102,9 +100,7 @@ class CapabilityLaw:
 
     def log_value_and_gradient(self, theta: FloatArray, design: Design) -> tuple[FloatArray, FloatArray]:
         """Return the same with its derivatives."""
-        terms = self._terms(design)
-        value, shares = log_sum(theta, terms)
-        return value, log_sum_gradient(terms, shares, len(self.parameters))
+        return log_sum_and_gradient(theta, self._terms(design), len(self.parameters))
 
     def values(self, theta: FloatArray) -> FloatArray:
         """Return ``alpha, k``."""

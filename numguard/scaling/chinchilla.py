@@ -8,7 +8,7 @@ import numpy as np
 
 from numguard.scaling.columns import log_loss, require_positive
 from numguard.scaling.law import Columns, Design, FloatArray
-from numguard.scaling.power_sums import Term, grid, log_sum, log_sum_gradient, vector
+from numguard.scaling.power_sums import Term, grid, log_sum, log_sum_and_gradient, vector
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,9 +58,7 @@ class ChinchillaLaw:
 
     def log_value_and_gradient(self, theta: FloatArray, design: Design) -> tuple[FloatArray, FloatArray]:
         """Return ``log L`` and its derivatives."""
-        terms = _terms(design)
-        value, shares = log_sum(theta, terms)
-        return value, log_sum_gradient(terms, shares, len(self.parameters))
+        return log_sum_and_gradient(theta, _terms(design), len(self.parameters))
 
     def values(self, theta: FloatArray) -> FloatArray:
         """Return ``E, A, B, alpha, beta, a_opt``."""

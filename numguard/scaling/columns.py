@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from numguard.errors import UsageError
-from numguard.scaling.law import Columns, FloatArray, Law
+from numguard.scaling.law import Columns, Design, FloatArray, Law
 
 _LABELS = frozenset({"curve"})  # columns whose values are names, not numbers
 
@@ -75,6 +75,13 @@ def require_positive(law: Law, columns: Columns, *names: str) -> None:
                 f"{name}[{row}] is {columns[name][row]:g}, and {law.formula} needs it above 0; "
                 "correct that row or leave it out"
             )
+
+
+def compute_design(law: Law, columns: Columns) -> Design:
+    """Return the design of a law in the compute ``C`` alone: its logarithm, which is also the size of a row."""
+    require_positive(law, columns, "C")
+    log_c = np.log(columns["C"])
+    return Design(terms={"log_c": log_c}, size=log_c, block=np.arange(len(log_c)))
 
 
 def _numbers(name: str, values: ArrayLike, *, may_miss: bool = False) -> FloatArray:

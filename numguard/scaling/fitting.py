@@ -36,8 +36,7 @@ def fit(
     law
         One of the laws of this room, for example ``ChinchillaLaw()``; its class stands for it with default options.
     loss
-        ``[rows]``, the observed values, all in one unit (nats or bits per token or byte). None for laws that compute it
-        from a column.
+        ``[rows]``, observed, in one unit (nats or bits per token or byte). None for laws that compute it from a column.
     weights
         ``[rows]``, how much each row counts; 1 by default. For a least-squares fit weigh by the inverse variance.
     delta
@@ -83,14 +82,12 @@ def fit(
         raise UsageError(f"{law.name} has no finite value at any start of its grid; check the units of the columns")
     drawn = search_again(problem, optimum, bootstrap_weights(problem, _num_resamples(num_bootstraps), seed))
     with np.errstate(all="ignore"):
-        spread = law.values(drawn.theta).std(axis=0, ddof=1)
-        values = law.values(optimum.theta[None])[0]
+        spread, values = law.values(drawn.theta).std(axis=0, ddof=1), law.values(optimum.theta[None])[0]
         influence = influence_of(problem, optimum, spread)
     holdout = roll_out(problem, optimum)
-    names = quantities(law)
     return Fit(
         law=law,
-        params=dict(zip(names, (float(value) for value in values), strict=True)),
+        params=dict(zip(quantities(law), values.tolist(), strict=True)),
         objective=optimum.objective,
         theta=optimum.theta,
         draws=drawn.theta,

@@ -40,11 +40,6 @@ class Influence:
     outliers: tuple[int, ...]
     without_outliers: FloatArray
 
-    def most_influential(self, num: int = 5) -> tuple[int, ...]:
-        """Return the numbers of the blocks whose absence moves some quantity most."""
-        largest = np.abs(self.shift).max(axis=1)
-        return tuple(int(block) for block in np.argsort(-largest, kind="stable")[:num])
-
 
 def influence_of(problem: Problem, optimum: Optimum, standard_errors: FloatArray) -> Influence:
     """Return the influence of every block on a fit.

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from numguard.scaling.columns import log_loss, require_positive
+from numguard.scaling.columns import compute_design, log_loss
 from numguard.scaling.law import Columns, Design, FloatArray
-from numguard.scaling.power_sums import Term, grid, log_sum, log_sum_gradient, vector
+from numguard.scaling.power_sums import Term, grid, log_sum, log_sum_and_gradient, vector
 
 _SLOPES = (-1.0, -0.5, -0.25, -0.15, -0.05, 0.05, 0.25, 0.5, 1.0)
 _FLOORS = (0.02, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97)  # as shares of the smallest observed value
@@ -78,9 +78,7 @@ class PowerLaw:
 
     def design(self, columns: Columns) -> Design:
         """Return the rows; their size is their compute."""
-        require_positive(self, columns, "C")
-        log_c = np.log(columns["C"])
-        return Design(terms={"log_c": log_c}, size=log_c, block=np.arange(len(log_c)))
+        return compute_design(self, columns)
 
     def target(self, loss: FloatArray | None, columns: Columns) -> FloatArray:
         """Return the logarithms of the values."""
@@ -106,9 +104,7 @@ class PowerLaw:
 
     def log_value_and_gradient(self, theta: FloatArray, design: Design) -> tuple[FloatArray, FloatArray]:
         """Return the same with its derivatives."""
-        terms = self._terms(design)
-        value, shares = log_sum(theta, terms)
-        return value, log_sum_gradient(terms, shares, len(self.parameters))
+        return log_sum_and_gradient(theta, self._terms(design), len(self.parameters))
 
     def values(self, theta: FloatArray) -> FloatArray:
         """Return ``a, b, c``."""

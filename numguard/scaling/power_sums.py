@@ -58,6 +58,14 @@ def log_sum_gradient(terms: Sequence[Term], shares: FloatArray, num_parameters: 
     return gradient
 
 
+def log_sum_and_gradient(
+    theta: FloatArray, terms: Sequence[Term], num_parameters: int
+) -> tuple[FloatArray, FloatArray]:
+    """Return the value of :func:`log_sum` with its derivatives by scales and exponents."""
+    value, shares = log_sum(theta, terms)
+    return value, log_sum_gradient(terms, shares, num_parameters)
+
+
 def grid(*axes: Sequence[float] | FloatArray) -> FloatArray:
     """Return every combination, ``[starts, axes]``."""
     return np.asarray(list(product(*axes)), dtype=np.float64)

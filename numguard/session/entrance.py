@@ -40,8 +40,7 @@ def guard(
     optimizer
         The optimizer, or several.
     run_dir
-        Directory of the event log and the report; None keeps both in memory. A second start in the same directory is
-        a new attempt of the same run.
+        Directory of event log and report; None keeps both in memory. Another start there is a new attempt of the run.
     budget
         Share of step time that numguard may spend, on its own clock, over every window of 200 steps. None checks
         every call of every checked operator of every step.
@@ -67,14 +66,13 @@ def guard(
         parameters, buffers and plain numbers. What every module computes itself, and what the script computes from the
         model's result, is looked at without being asked for.
     trend
-        What the loss should be along the run, predicted before it: what :func:`numguard.scaling.register` or
+        The loss as it was predicted before the run, along ``step`` or along ``tokens``, which
+        ``g.step(loss, tokens=...)`` then has to tell: what :func:`numguard.scaling.register` or
         :func:`numguard.scaling.registered` returned, or the path of a registry that holds one prediction. A loss that
-        leaves the band is an ``off_trend`` finding. The prediction needs rows along ``step``, or along ``tokens``,
-        which ``g.step(loss, tokens=...)`` then has to tell.
+        leaves the band is an ``off_trend`` finding.
     reference
-        An earlier run with the same recipe on the same batches: its ``run_dir``, or its log in one of the formats that
-        ``numguard curve`` reads. Its noise is subtracted, so that a slow drift becomes visible; where the batches turn
-        out not to be the same, that is said and the reference is left alone.
+        An earlier run of the same recipe on the same batches, whose noise is subtracted so that a slow drift shows: its
+        ``run_dir``, or a log that ``numguard curve`` reads. Where the batches differ, that is said, and it is left out.
 
     Returns
     -------
@@ -90,9 +88,8 @@ def guard(
 
     Notes
     -----
-    The guarded run is the same run: loss, gradients, parameters and random numbers are those of the bare run, bit
-    for bit, wherever the bare run repeats itself. Set ``NUMGUARD=off`` in the environment to turn every guard into a
-    no-op.
+    Loss, gradients, parameters and random numbers are those of the bare run, bit for bit, wherever the bare run
+    repeats itself. ``NUMGUARD=off`` in the environment turns every guard into a no-op.
 
     Examples
     --------

@@ -1,6 +1,5 @@
 """What a session writes down, and how rarely: steps in batches, coverage now and then, findings at once."""
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -84,8 +83,3 @@ class Journal:
     def write(self, event: str, **fields: Any) -> bool:
         """Write one event; never raises."""
         return self.log.write(event, **fields)
-
-
-def is_finite(value: float | None) -> bool:
-    """Return whether a loss is known and finite; an unknown one counts as finite."""
-    return value is None or math.isfinite(value)

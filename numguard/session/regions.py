@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any
 
 import torch
 
@@ -164,7 +163,6 @@ def _message(site: RegionSite, verdict: RegionVerdict) -> str:
 
 
 def _coverage(site: RegionSite, num_steps: int) -> SiteCoverage:
-    fields: dict[str, Any] = {"worst_ratio": site.worst_ratio, "worst_strict_ratio": site.worst_ratio}
     return SiteCoverage(
         op=f"region ({site.extent})",
         module=site.name,
@@ -175,8 +173,9 @@ def _coverage(site: RegionSite, num_steps: int) -> SiteCoverage:
         seen=site.num_seen,
         checked=site.num_checked,
         mean_ratio=0.0,
+        worst_ratio=site.worst_ratio,
+        worst_strict_ratio=site.worst_ratio,
         detectable_rate=1.0 - 0.05 ** (1.0 / site.num_checked),
         checks_per_step=site.num_checked / max(1, num_steps),
         calls_per_step=1.0,
-        **fields,
     )

@@ -112,6 +112,53 @@ def _retire(kernel: Any) -> None:
         _retired.popleft()
 
 
+def _kernel(
+    overload: torch._ops.OpOverload,
+    right: Any,
+    corrupt: Callable[[KernelCall], object],
+    when: Callable[[Mapping[str, Any]], bool] | None,
+    fault: Fault,
+) -> Callable[..., Any]:
+    """Return the function that takes the place of the right kernel, and counts in ``fault`` what it did."""
+    inside, written = threading.local(), mutated_arguments(overload)
+
+    def kernel(keys: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(inside, "busy", False):
+            return right.call_boxed(keys, *args, **kwargs)
+        arguments = bind(overload, args, kwargs)
+        inside.busy = True
+        try:
+            fault.num_calls += 1
+            if when is not None and not when(arguments):
+                return right.call_boxed(keys, *args, **kwargs)
+            before = {name: _copied(value) if name in written else value for name, value in arguments.items()}
+
+            def rerun(changes: Mapping[str, Any]) -> tuple[Tensor, ...]:
+                again = {name: _copied(value) if name in written else value for name, value in before.items()}
+                again.update(changes)
+                positional, named = _split(overload, again)
+                return _results(overload, again, right.call_boxed(keys, *positional, **named))
+
+            output = right.call_boxed(keys, *args, **kwargs)
+            fault.num_fired += 1
+            with torch.no_grad():
+                corrupt(
+                    KernelCall(
+                        overload=overload,
+                        before=before,
+                        arguments=arguments,
+                        output=output,
+                        results=_results(overload, arguments, output),
+                        rerun=rerun,
+                    )
+                )
+            return output
+        finally:
+            inside.busy = False
+
+    return kernel
+
+
 @contextmanager
 def faulty_kernel(
     op: str,
@@ -163,42 +210,8 @@ def faulty_kernel(
     overload, key = _overload(op), device.upper()
     _refuse_unreplaceable(op, key)
     right = torch.library.get_kernel(op, key)
-    fault, inside, written = Fault(), threading.local(), mutated_arguments(overload)
-
-    def kernel(keys: Any, *args: Any, **kwargs: Any) -> Any:
-        if getattr(inside, "busy", False):
-            return right.call_boxed(keys, *args, **kwargs)
-        arguments = bind(overload, args, kwargs)
-        inside.busy = True
-        try:
-            fault.num_calls += 1
-            if when is not None and not when(arguments):
-                return right.call_boxed(keys, *args, **kwargs)
-            before = {name: _copied(value) if name in written else value for name, value in arguments.items()}
-
-            def rerun(changes: Mapping[str, Any]) -> tuple[Tensor, ...]:
-                again = {name: _copied(value) if name in written else value for name, value in before.items()}
-                again.update(changes)
-                positional, named = _split(overload, again)
-                return _results(overload, again, right.call_boxed(keys, *positional, **named))
-
-            output = right.call_boxed(keys, *args, **kwargs)
-            fault.num_fired += 1
-            with torch.no_grad():
-                corrupt(
-                    KernelCall(
-                        overload=overload,
-                        before=before,
-                        arguments=arguments,
-                        output=output,
-                        results=_results(overload, arguments, output),
-                        rerun=rerun,
-                    )
-                )
-            return output
-        finally:
-            inside.busy = False
-
+    fault = Fault()
+    kernel = _kernel(overload, right, corrupt, when, fault)
     library = torch.library.Library(op.partition("::")[0], "IMPL")  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():

@@ -6,7 +6,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from numguard_kernels.native import TWIN
 
 from numguard.backends import inner_product, observed_updates, replica_checksum, tensor_statistics
 from numguard.backends.statistics import CORE, NEEDS
@@ -24,8 +23,8 @@ def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> to
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "native" and TWIN.wait() != "ready":
-        pytest.skip(TWIN.reason)
+    if request.param == "native":
+        request.getfixturevalue("_twin")
     monkeypatch.setenv("NUMGUARD_BACKEND", request.param)
     return str(request.param)
 
@@ -90,13 +89,12 @@ def test_inner_product(backend: str, dtype: torch.dtype) -> None:
     assert abs(Fraction(found.value) - sum(a * b for a, b in pairs)) <= Fraction(found.error_bound)
 
 
+@pytest.mark.usefixtures("_twin")
 def test_hash_is_the_same_on_every_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = [normal(n, dtype=dtype, seed=n) for n in (0, 1, 3, 1023, 5001) for dtype in FLOATS]
     tensors += [torch.arange(77, dtype=torch.int8), normal(40, 50).t(), normal(64, dtype=torch.float32)[1:]]
     hashes = []
     for name in BACKENDS:
-        if name == "native" and TWIN.wait() != "ready":
-            pytest.skip(TWIN.reason)
         monkeypatch.setenv("NUMGUARD_BACKEND", name)
         hashes.append(replica_checksum(tensors))
     assert torch.equal(*hashes)
@@ -124,6 +122,7 @@ def test_health_of_a_step(backend: str, dtype: torch.dtype) -> None:
     assert float(found.norms[0, 1]) == pytest.approx(float(normal(3000, dtype=dtype).double().norm()), rel=1e-12)
 
 
+@pytest.mark.usefixtures("_twin")
 @pytest.mark.parametrize("propagates", [False, True])
 @pytest.mark.parametrize("rounds", [False, True])
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -131,8 +130,6 @@ def test_verdict_is_that_of_torch(
     dtype: torch.dtype, rounds: bool, propagates: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one-pass verdict against the one that runs on devices, over numbers that are right, wrong and no numbers."""
-    if TWIN.wait() != "ready":
-        pytest.skip(TWIN.reason)
     special = torch.tensor([math.nan, math.inf, -math.inf, 0.0, 1.0], dtype=torch.float64)
     exact = torch.cat((normal(600, dtype=torch.float64), special.repeat_interleave(5)))
     computed = torch.cat((exact[:600], special.repeat(5))).to(dtype)

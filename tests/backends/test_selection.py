@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from numguard_kernels.native import TWIN, Readiness
+from numguard_kernels.native import Readiness
 
 from numguard import guard
 from numguard.backends import selection
@@ -38,9 +38,8 @@ def test_torch_keeps_the_twin_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backend_for("dot", torch.device("cpu")) == "torch"
 
 
+@pytest.mark.usefixtures("_twin")
 def test_native_is_one_more_route(monkeypatch: pytest.MonkeyPatch) -> None:
-    if TWIN.wait() != "ready":
-        pytest.skip(TWIN.reason)
     monkeypatch.setenv("NUMGUARD_BACKEND", "native")
     first, second = routes_for("sums", "cpu")
     assert (first.name, second.name) == ("native", "pairwise")

@@ -19,6 +19,7 @@ from numguard_kernels.spec import Compilation, KernelSpec, Limits
 from numguard_kernels.two_float import add_pairs, take_in, two_product
 
 H100 = TARGETS["sm_90"]
+(SUMS,) = (entry for entry in specs()[0].compilations if entry.name == "sums fp32")
 EVERY = [pytest.param(spec, entry, id=f"{spec.name}: {entry.name}") for spec in specs() for entry in spec.compilations]
 # On the other targets the first of every kernel: they share all that a further type would compile anew.
 FIRST = [
@@ -97,19 +98,17 @@ def test_contraction_is_off_in_the_machine_code_and_the_gate_sees_it_on() -> Non
 
 
 def test_the_gate_sees_a_sum_that_is_not_blocked() -> None:
-    (core,) = (entry for entry in specs()[0].compilations if entry.name == "sums fp32")
-    unblocked = _compilation(unblocked_body, limits=core.limits, additions_per_element=2.75)
+    unblocked = _compilation(unblocked_body, limits=SUMS.limits, additions_per_element=2.75)
     found = violations(unblocked, compile_for(unblocked, H100), H100)
     assert any("instructions per element" in line for line in found)
     assert any("additions per element" in line for line in found)
 
 
 def test_the_gate_sees_a_simplified_two_sum() -> None:
-    (core,) = (entry for entry in specs()[0].compilations if entry.name == "sums fp32")
-    code = compile_once("tensor_statistics", "sums fp32", H100)
+    code = compile_once("tensor_statistics", SUMS.name, H100)
     fewer = replace(code, additions=code.additions - 1)
     for name in TARGETS:
-        found = violations(core, fewer, TARGETS[name])
+        found = violations(SUMS, fewer, TARGETS[name])
         assert any("TwoSum" in line for line in found) == (TARGETS[name].backend == "cuda")
 
 
@@ -127,8 +126,7 @@ def test_the_gate_sees_narrow_loads() -> None:
 
 
 def test_the_gate_asks_for_a_reason_where_issuing_is_slower_than_memory() -> None:
-    code = compile_once("tensor_statistics", "sums fp32", H100)
-    (core,) = (entry for entry in specs()[0].compilations if entry.name == "sums fp32")
-    slow = replace(core, bytes_per_element=0.01, limits={})
+    code = compile_once("tensor_statistics", SUMS.name, H100)
+    slow = replace(SUMS, bytes_per_element=0.01, limits={})
     assert any("no reason is stated" in line for line in violations(slow, code, H100))
     assert violations(replace(slow, issue_bound_because="it is tiny"), code, H100) == []

@@ -48,44 +48,27 @@ class Target:
         return GPUTarget(self.backend, self.architecture, self.warp_size)
 
 
+def _nvidia(capability: int, *, lanes_per_clock: int = 128, **figures: Any) -> Target:
+    return Target(
+        name=f"sm_{capability}",
+        backend="cuda",
+        architecture=capability,
+        warp_size=32,
+        lanes_per_clock=lanes_per_clock,
+        **figures,
+    )
+
+
 #: Every architecture of the gates, by name.
 TARGETS: Final = {
     entry.name: entry
     for entry in (
-        Target(
-            name="sm_80",
-            backend="cuda",
-            architecture=80,
-            warp_size=32,
-            gpu="A100",
-            num_multiprocessors=108,
-            # 64 fp32 units; address arithmetic and conversions share the four issue slots of 32 lanes with them.
-            lanes_per_clock=64,
-            clock_hz=1.41e9,
-            bytes_per_second=2.039e12,
+        # 64 fp32 units; address arithmetic and conversions share the four issue slots of 32 lanes with them.
+        _nvidia(
+            80, gpu="A100", num_multiprocessors=108, lanes_per_clock=64, clock_hz=1.41e9, bytes_per_second=2.039e12
         ),
-        Target(
-            name="sm_90",
-            backend="cuda",
-            architecture=90,
-            warp_size=32,
-            gpu="H100",
-            num_multiprocessors=132,
-            lanes_per_clock=128,
-            clock_hz=1.83e9,
-            bytes_per_second=3.35e12,
-        ),
-        Target(
-            name="sm_100",
-            backend="cuda",
-            architecture=100,
-            warp_size=32,
-            gpu="B200",
-            num_multiprocessors=148,
-            lanes_per_clock=128,
-            clock_hz=1.85e9,
-            bytes_per_second=8.0e12,
-        ),
+        _nvidia(90, gpu="H100", num_multiprocessors=132, clock_hz=1.83e9, bytes_per_second=3.35e12),
+        _nvidia(100, gpu="B200", num_multiprocessors=148, clock_hz=1.85e9, bytes_per_second=8.0e12),
         Target(
             name="gfx942",
             backend="hip",

@@ -7,14 +7,13 @@ from typing import Any, Final
 
 import torch
 
-from numguard_kernels.bench.table import Table, environment
+from numguard_kernels.bench.table import TIMING_COLUMNS, Table, environment, timing_cells
 from numguard_kernels.registry import specs
 from numguard_kernels.spec import KernelSpec
 
 #: Elements, from where a launch is all the time there is to where memory is.
 SIZES: Final = (10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000)
 _ROUNDS: Final = 5
-_COLUMNS: Final = ("kernel", "dtype", "elements", "variant", "median us", "GB/s", "share of copy")
 
 
 def measured_rows(device: torch.device, *, sizes: Sequence[int] = SIZES) -> Table:
@@ -37,7 +36,8 @@ def measured_rows(device: torch.device, *, sizes: Sequence[int] = SIZES) -> Tabl
             for dtype in spec.dtypes:
                 for size in sizes:
                     rows.extend(_rows_of(spec, dtype, size, device))
-    return Table(title="Measured on this GPU", header=environment(device), columns=_COLUMNS, rows=tuple(rows))
+    columns = (*TIMING_COLUMNS, "share of copy")
+    return Table(title="Measured on this GPU", header=environment(device), columns=columns, rows=tuple(rows))
 
 
 def _rows_of(spec: KernelSpec, dtype: torch.dtype, size: int, device: torch.device) -> Iterator[tuple[str, ...]]:
@@ -49,18 +49,10 @@ def _rows_of(spec: KernelSpec, dtype: torch.dtype, size: int, device: torch.devi
         torch.cuda.empty_cache()
         return
     copied = 2 * num_bytes / medians["copy"]
-    for name, milliseconds in medians.items():
+    for name, seconds in medians.items():
         moved = num_bytes * (2 if name == "copy" else 1)
-        rate = moved / milliseconds
-        yield (
-            spec.name,
-            str(dtype).removeprefix("torch."),
-            str(size),
-            name,
-            f"{milliseconds * 1e3:.1f}",
-            f"{rate / 1e6:.1f}",
-            f"{rate / copied:.3f}",
-        )
+        cells = timing_cells(spec.name, dtype, size, name, seconds=seconds, num_bytes=moved)
+        yield (*cells, f"{moved / seconds / copied:.3f}")
 
 
 def _variants(
@@ -80,11 +72,11 @@ def _variants(
 
 
 def interleaved(variants: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Return the median time of each variant in milliseconds, round after round over all of them."""
+    """Return the median time of each variant in seconds, round after round over all of them."""
     from triton.testing import do_bench
 
     times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(_ROUNDS):
         for name, variant in variants.items():
             times[name].append(float(do_bench(variant, warmup=10, rep=50, return_mode="median")))
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: statistics.median(found) / 1e3 for name, found in times.items()}

@@ -7,8 +7,12 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
+
+#: Columns of what was timed; a table adds one that compares.
+TIMING_COLUMNS: Final = ("kernel", "dtype", "elements", "variant", "median us", "GB/s")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +43,14 @@ class Table:
         for row in (self.columns, *self.rows):
             lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         return "\n".join(lines)
+
+
+def timing_cells(
+    kernel: str, dtype: torch.dtype, num_elements: int, variant: str, *, seconds: float, num_bytes: int
+) -> tuple[str, ...]:
+    """Return the cells under :data:`TIMING_COLUMNS`; ``num_bytes`` are all that is moved in that time."""
+    described = (kernel, str(dtype).removeprefix("torch."), str(num_elements), variant)
+    return (*described, f"{seconds * 1e6:.1f}", f"{num_bytes / seconds / 1e9:.1f}")
 
 
 def environment(device: torch.device) -> tuple[str, ...]:

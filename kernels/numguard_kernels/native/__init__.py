@@ -13,7 +13,6 @@ from .library import Bound as Bound
 from .library import Format as Format
 from .library import Judging as Judging
 from .library import Normalising as Normalising
-from .library import is_plain as is_plain
 from .normalisation import JudgedRows as JudgedRows
 from .normalisation import judged_layer_norm as judged_layer_norm
 from .normalisation import judged_layer_norm_gradient as judged_layer_norm_gradient

@@ -7,7 +7,6 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import torch
-from torch import Tensor
 
 VERSION: Final = 3
 _BYTES: Final = 4  # number of the first 8-bit format
@@ -152,14 +151,3 @@ def load(path: Path) -> ctypes.CDLL:
         values = torch.arange(256, dtype=torch.uint8).view(dtype).to(torch.float32)
         library.ng_set_byte_table(number, values.data_ptr())
     return library
-
-
-def is_plain(tensor: Tensor) -> bool:
-    """Return whether the library can read a tensor where it lies: strided, on the CPU, of a known dtype, not lazy."""
-    return (
-        tensor.device.type == "cpu"
-        and tensor.dtype in DTYPES
-        and tensor.layout is torch.strided
-        and not tensor.is_neg()
-        and not tensor.is_conj()
-    )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
+from numguard.numerics.formats import accumulator_dtype
 
 SCALAR_ROUNDINGS: Final = 3  # rounding the scalar, multiplying by it, adding the two products
 
@@ -47,11 +48,6 @@ class Accumulation:
     partial_smallest: float = 0.0
     partial_largest: float = float("inf")
     model: Literal["proved", "calibrated", "assumed"] = "proved"
-
-
-def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return float64 for float64 and float32 for every smaller floating-point dtype."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def ieee_accumulation(dtype: torch.dtype) -> Accumulation:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from numguard.errors import InputError
 from numguard.records.damage import DamageCounter
+from numguard.records.lines import without_duplicates
 from numguard.records.loss_logs.csv_rows import LONGEST_LINE
 from numguard.records.loss_logs.row_table import PlacedRow
 from numguard.records.run_files import lines_of
@@ -20,14 +21,7 @@ _METRIC: Final = re.compile(r'"metric"\s*:\s*"([^"\\]{1,200})"')
 _SPACE: Final = " \t\r\n"
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("the same key twice")
-    return fields
-
-
-_scan = json.JSONDecoder(object_pairs_hook=_unique).raw_decode
+_scan = json.JSONDecoder(object_pairs_hook=without_duplicates).raw_decode
 
 
 def _parsed(text: str, start: int = 0) -> tuple[Any, int] | str:

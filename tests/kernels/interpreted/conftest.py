@@ -5,4 +5,13 @@
 
 import os
 
+import pytest
+import torch
+
 collect_ignore_glob = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["test_*.py"]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """What a test draws is the same every time."""
+    torch.manual_seed(0)
