@@ -29,57 +29,50 @@ def total(width: int, num_rounds: int, budget: float, threads: int) -> None:
     """Print guarded over bare, wall and processor time, with 95 % bootstrap intervals over rounds.
 
     Two trainings that differ in nothing but where their memory lies, which alone moves a step by one or two percent:
-    in every round each of them runs one block guarded and one block bare, so that the place cancels. A guard that is
-    suspended for a bare block leaves its hooks in place, switched off: a few microseconds a step.
+    in the first half of the rounds one is guarded and the other bare, in the second half it is the other way round, so
+    that the place cancels. Within a round the two run block by block, in random order.
     """
     torch.set_num_threads(threads)
-    num_steps = 100 if width == 64 else 40
+    num_steps = 20 if width == 64 else 5  # short blocks, so that what drifts on the machine cancels
     trainings = [Training(width, LENGTHS[width]) for _ in range(2)]
-    guards = [numguard.guard(training.model, training.optimizer, budget=budget) for training in trainings]
-    for training, guard in zip(trainings, guards, strict=True):
-        guard.start()
-        for _ in range(230):  # past the first agreement and the first armed steps of the first epoch
-            guard.step(training.step())
-        guard.suspend()
-    guards[0].resume()  # the second start has suspended it as well: it was the outer one
+    random = np.random.default_rng(0)
+    data = np.zeros((num_rounds, 2, 2))  # [round, guarded or bare, wall or cpu]
+    costs: list[numguard.Overhead] = []
+    kinds: list[str] = []
 
-    def block(place: int, guarded: bool) -> tuple[float, float]:
-        training, guard = trainings[place], guards[place]
-        if guarded:
-            guard.resume()
+    def block(training: Training, guard: numguard.Guard | None) -> tuple[float, float]:
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(num_steps):
             loss = training.step()
-            if guarded:
+            if guard is not None:
                 guard.step(loss)
-        times = time.perf_counter() - wall, time.process_time() - cpu
-        if guarded:
-            guard.suspend()
-        return times
+        return time.perf_counter() - wall, time.process_time() - cpu
 
-    random = np.random.default_rng(0)
-    data = np.zeros((num_rounds, 2, 2))  # [round, guarded or bare, wall or cpu]
-    for number in range(num_rounds):
-        blocks = [(place, guarded) for place in (0, 1) for guarded in (True, False)]
-        for index in random.permutation(4):
-            place, guarded = blocks[index]
-            data[number, 0 if guarded else 1] += block(place, guarded)
+    for place in (0, 1):
+        watched, bare = trainings[place], trainings[1 - place]
+        with numguard.guard(watched.model, watched.optimizer, budget=budget) as guard:
+            for _ in range(230):  # past the first agreement and the first armed steps of the first epoch
+                guard.step(watched.step())
+                bare.step()
+            for number in range(place, num_rounds, 2):
+                for side in random.permutation(2):
+                    data[number, side] = block(watched, guard) if side == 0 else block(bare, None)
+        costs.append(guard.overhead)
+        kinds += [finding.kind for finding in guard.findings]
     for kind, name in enumerate(("wall", "cpu")):
         ratio = data[:, 0, kind].sum() / data[:, 1, kind].sum()
-        picks = random.integers(0, len(data), (4000, len(data)))
-        samples = data[picks, 0, kind].sum(1) / data[picks, 1, kind].sum(1)
+        halves = [data[place::2, :, kind] for place in (0, 1)]  # drawn again apart: they differ by the place in memory
+        sums = sum(half[random.integers(0, len(half), (4000, len(half)))].sum(1) for half in halves)
+        samples = sums[:, 0] / sums[:, 1]
         low, high = np.quantile(samples, (0.025, 0.975))
         print(f"width {width}, budget {budget:.2%}, {name}: guarded / bare = {ratio:.4f}  [{low:.4f}, {high:.4f}]")
-    costs = [guard.overhead for guard in guards]
     print(
-        f"  {num_rounds} rounds of 2 x {num_steps} steps each, "
-        f"{1e3 * data[:, 1, 0].sum() / num_rounds / 2 / num_steps:.1f} ms a bare step, own clock "
-        f"{sum(cost.own_seconds for cost in costs) / sum(cost.elapsed_seconds for cost in costs):.2%}, "
-        f"{sum(cost.num_checks for cost in costs)} checks in {sum(cost.num_armed_steps for cost in costs)} armed steps "
-        f"of {sum(cost.num_steps for cost in costs)}, {sum(len(guard.findings) for guard in guards)} findings"
+        f"  {num_rounds} rounds of 2 x {num_steps} steps, {1e3 * data[:, 1, 0].sum() / num_rounds / num_steps:.1f} ms a "
+        f"bare step, own clock {sum(c.own_seconds for c in costs) / sum(c.elapsed_seconds for c in costs):.2%} (bursts "
+        f"{sum(c.burst_seconds for c in costs) / sum(c.elapsed_seconds for c in costs):.2%}), "
+        f"{sum(c.num_checks for c in costs)} checks in {sum(c.num_armed_steps for c in costs)} armed steps of "
+        f"{sum(c.num_steps for c in costs)}, findings: {', '.join(kinds) or 'none'}"
     )
-    guards[1].stop()
-    guards[0].stop()
 
 
 def windows(width: int, num_steps: int, threads: int) -> None:
@@ -152,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("total", "windows", "step", "memory"))
     parser.add_argument("--width", type=int, default=64, choices=sorted(LENGTHS))
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=240)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--budget", type=float, default=0.01)
     parser.add_argument("--threads", type=int, default=1)

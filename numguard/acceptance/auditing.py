@@ -113,7 +113,7 @@ def audit(
     table = Timetable(running, _SECONDS[level] if seconds is None else seconds)
     workers = num_workers or len(os.sched_getaffinity(0))
     with Pool(workers, _SECONDS_OF_TRIAL[level]) as pool:
-        harvest = _examined(pool, table, _planned(chosen, level), level, workers, advance)
+        harvest = _examined(pool, table, _planned(chosen, level, only), level, workers, advance)
         discoveries = discoveries_of(harvest.sightings)
         fresh = [entry for entry in discoveries if entry.worst.fingerprint not in accepted]
         scripts = reproducers_of(pool, fresh, table.end_of("reproducers"), _SECONDS_OF_SHRINKING[level])
@@ -219,7 +219,7 @@ def _examined(
     if COLLECTIVES in table:
         harvest.sightings += _sightings(pool.run("collectives", [{}], deadline=table.end_of(COLLECTIVES))[0])
     if ELEMENTWISE in table:
-        answers, num_left = _elementwise(pool, level, table.end_of(ELEMENTWISE))
+        answers, num_left = _elementwise(pool, level, planned.only, table.end_of(ELEMENTWISE))
         harvest.sightings += _sightings(answers)
         _reap(harvest, answers, num_left)
         harvest.not_covered += [f"elementwise: {num_left} functions not begun for time"] * (num_left > 0)
@@ -281,9 +281,10 @@ class _Plan:
     groups: Mapping[str, list[Trial]]
     family_of: Mapping[str, str]
     too_large: list[str]
+    only: str | None
 
 
-def _planned(chosen: Sequence[Subject], level: Level) -> _Plan:
+def _planned(chosen: Sequence[Subject], level: Level, only: str | None) -> _Plan:
     threads = min(2, len(os.sched_getaffinity(0)))
     eager: dict[str, list[list[Trial]]] = defaultdict(list)
     compiled: dict[str, list[list[Trial]]] = defaultdict(list)
@@ -295,7 +296,9 @@ def _planned(chosen: Sequence[Subject], level: Level) -> _Plan:
     if level == "full":
         groups["large"], too_large = _large(chosen)
         groups["compiled"] = _in_batches(balanced(compiled), {entry.name: entry.family for entry in chosen})
-    return _Plan(groups=groups, family_of={entry.name: entry.family for entry in chosen}, too_large=too_large)
+    return _Plan(
+        groups=groups, family_of={entry.name: entry.family for entry in chosen}, too_large=too_large, only=only
+    )
 
 
 def _in_batches(trials: Sequence[Trial], family_of: Mapping[str, str]) -> list[Trial]:
@@ -335,14 +338,13 @@ def _sightings(answers: Sequence[Answer]) -> list[list[Sighting]]:
     return [[sighting_from(plain)] for answer in answers if not answer.ended for plain in answer.value]
 
 
-def _elementwise(pool: Pool, level: Level, deadline: float) -> tuple[list[Answer], int]:
-    """Return what every elementwise function of torch came to."""
+def _elementwise(pool: Pool, level: Level, only: str | None, deadline: float) -> tuple[list[Answer], int]:
+    """Return what every elementwise function of torch whose name is wanted came to."""
     listed, _ = pool.run("function_names", [{}])
-    names = [name for answer in listed if not answer.ended for name in answer.value]
+    calls = [call for answer in listed if not answer.ended for call in answer.value]
+    calls = [call for call in calls if only is None or re.search(only, call)]
     dtypes = [dtype for dtype in DTYPES if level == "full" or dtype != "float64"]
-    tasks = [
-        {"name": name, "dtype": dtype, "trial": {"subject": f"torch.{name}"}} for dtype in dtypes for name in names
-    ]
+    tasks = [{"name": call, "dtype": dtype, "trial": {"subject": call}} for dtype in dtypes for call in calls]
     return pool.run("elementwise", tasks, batch_size=40, deadline=deadline)
 
 

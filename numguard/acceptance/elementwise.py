@@ -29,18 +29,27 @@ _ALIASES: Final = {"arccos": "acos", "arcsin": "asin", "arctan": "atan", "absolu
 
 @cache
 def functions() -> Mapping[str, int]:
-    """Return the names of torch's elementwise functions with the number of tensors that they take, one or two."""
+    """Return the elementwise functions of torch, ``"torch.exp"``, with the number of tensors that they take, 1 or 2."""
+    # Of torch what is generated from the operators, nothing that changes a setting; of torch.nn.functional the rest.
+    listed = {name: f"torch.nn.functional.{name}" for name in dir(torch.nn.functional) if not hasattr(torch, name)}
+    listed |= {name: f"torch.{name}" for name in dir(torch._C._VariableFunctions)}
     found = {}
-    operators = torch._C._VariableFunctions  # what is generated from the operators, nothing that changes a setting
-    for name in sorted(dir(operators)):
-        function = getattr(torch, name, None)
-        if name.startswith("_") or name.endswith("_") or not callable(function):
+    for name, call in sorted(listed.items()):
+        function = function_named(call)
+        if name.startswith("_") or name.endswith("_") or isinstance(function, type) or not callable(function):
             continue
         for num_tensors in (1, 2):
             if _is_elementwise(function, num_tensors):
-                found[name] = num_tensors
+                found[call] = num_tensors
                 break
     return found
+
+
+def function_named(call: str) -> Callable[..., Any] | None:
+    """Return the function of torch that a call names, ``"torch.exp"``; None where there is none."""
+    place, _, name = call.rpartition(".")
+    function: Callable[..., Any] | None = getattr({"torch": torch}.get(place, torch.nn.functional), name, None)
+    return function
 
 
 def _is_elementwise(function: Callable[..., Any], num_tensors: int) -> bool:
@@ -76,12 +85,14 @@ def patterns(dtype: torch.dtype) -> Tensor:
     return torch.cat([whole, usual])
 
 
-def examine_function(name: str, dtype_name: str) -> list[Sighting]:
+def examine_function(call: str, dtype_name: str) -> list[Sighting]:
     """Return where a function of torch is further from the truth than one-ulp changes explain."""
-    function, dtype = getattr(torch, name), DTYPES[dtype_name]
+    function, dtype = function_named(call), DTYPES[dtype_name]
+    if function is None:
+        return []
     x = patterns(dtype)
     tensors: Tensors = {"x": x}
-    if functions()[name] == 2:
+    if functions()[call] == 2:
         tensors["y"] = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(1))]
     try:
         computed = function(*tensors.values())
@@ -90,14 +101,14 @@ def examine_function(name: str, dtype_name: str) -> list[Sighting]:
     if not isinstance(computed, Tensor) or computed.dtype != dtype:
         return []
     if dtype is torch.float64:
-        found = _in_mpmath(name, tensors, computed)
+        found = _in_mpmath(call.rpartition(".")[2], tensors, computed)
     else:
 
         def evaluate(inputs: Tensors, move: Callable[[Tensor], Tensor] | None) -> Tensors:
             return {"result": function(*inputs.values())}
 
         found = excesses({"result": computed}, tensors, evaluate)
-    return [_sighting(name, dtype_name, tensors, excess) for excess in found]
+    return [_sighting(call, dtype_name, tensors, excess) for excess in found]
 
 
 def _in_mpmath(name: str, tensors: Tensors, computed: Tensor) -> list[Excess]:
@@ -129,8 +140,7 @@ def _in_mpmath(name: str, tensors: Tensors, computed: Tensor) -> list[Excess]:
     return [] if worst is None else [worst]
 
 
-def _sighting(name: str, dtype: str, tensors: Tensors, excess: Excess) -> Sighting:
-    call = f"torch.{name}"
+def _sighting(call: str, dtype: str, tensors: Tensors, excess: Excess) -> Sighting:
     at = [float(x[excess.index]) for x in tensors.values()]
     return Sighting(
         fingerprint=fingerprint("unstable_region", call, dtype, "forward", "elementwise"),
@@ -162,7 +172,7 @@ import sys
 import torch
 
 inputs = [torch.full((64,), float.fromhex(text), dtype=torch.{dtype}) for text in {at}]
-computed = torch.{name}(*inputs).double()
+computed = {call}(*inputs).double()
 exact = {exact}
 allowed = {allowed!r}
 error = (computed - exact).abs()
@@ -174,14 +184,13 @@ sys.exit(1 if wrong.any() else 0)
 
 def script_of_function(sighting: Sighting) -> str:
     """Return the stand-alone reproducer of a wrong value of a function."""
-    name = sighting.subject.removeprefix("torch.")
-    exact = f"torch.{name}(*(x.double() for x in inputs))"
+    exact = f"{sighting.subject}(*(x.double() for x in inputs))"
     if sighting.trial.dtype == "float64":
         exact = f"torch.full((64,), {sighting.exact!r}, dtype=torch.float64)  # in 40 digits, by mpmath"
     return _SCRIPT.format(
         message=sighting.message,
         dtype=sighting.trial.dtype,
-        name=name,
+        call=sighting.subject,
         at=list(sighting.evidence["at"]),
         exact=exact,
         allowed=sighting.error_bound,

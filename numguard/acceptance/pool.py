@@ -20,6 +20,8 @@ import numguard
 
 Given = Mapping[str, Any]
 _ROOT: Final = Path(numguard.__file__).parents[1]
+_LONGEST: Final = 4.0  # wall time over the allowed time: as slow as a machine may be that others use too
+_IDLE: Final = 0.05  # of the wall time on the processor: less is a task that waits, not one that works
 _ENVIRONMENT: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 
 
@@ -53,7 +55,7 @@ class Pool:
     num_workers
         Processes at the same time.
     seconds
-        What one task may take.
+        Processor time that one task may take. One that only waits may take as long.
     program
         Module that is run as the worker.
     """
@@ -157,12 +159,10 @@ class _Worker:
         assert process.stdin is not None
         process.stdin.write(json.dumps(batch) + "\n")
         process.stdin.flush()
-        child, at, hung = 0, 0, threading.Event()
-        timer: threading.Timer | None = None
+        child, at, patience = 0, 0, _Patience(0, seconds)
         done, late = 0, False
         while message := self._read(process):
-            if timer is not None:
-                timer.cancel()
+            patience.cancel()
             if "child" in message:
                 child = message["child"]
             if "at" in message:
@@ -174,13 +174,12 @@ class _Worker:
             if "ended" in message:
                 if done == len(batch) or late:
                     return ()
-                how = ("hang", f"more than {seconds:.0f} s") if hung.is_set() else self._death(message["ended"])
+                how = ("hang", f"more than {seconds:.0f} s") if patience.is_over else self._death(message["ended"])
                 enter(Answer(given=batch[at]["given"], ended=how[0], reason=how[1]))
                 return batch[at + 1 :]
             if child:
-                timer = threading.Timer(seconds, _kill, (child, hung))
-                timer.daemon = True
-                timer.start()
+                patience = _Patience(child, seconds)
+                patience.look_later(seconds)
         process.wait()
         enter(Answer(given=batch[at]["given"], ended="crash", reason="the worker ended"))
         return batch[at + 1 :]
@@ -226,7 +225,44 @@ def _answer(given: Given, value: Any) -> Answer:
     return Answer(given=given, value=value)
 
 
-def _kill(child: int, hung: threading.Event) -> None:
-    hung.set()
-    with suppress(ProcessLookupError):
-        os.kill(child, signal.SIGKILL)
+class _Patience:
+    """Kills a child process when its present task has had its time."""
+
+    def __init__(self, child: int, seconds: float) -> None:
+        self._child, self._seconds = child, seconds
+        self._began, self._used_before = monotonic(), _processor_seconds(child)
+        self._timer: threading.Timer | None = None
+        self._is_cancelled = self.is_over = False
+
+    def look_later(self, seconds: float) -> None:
+        """Look after some seconds whether the task has had its time, and again if not."""
+        self._timer = threading.Timer(seconds, self._look)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def cancel(self) -> None:
+        """Let the child live."""
+        self._is_cancelled = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        if self._is_cancelled:
+            return
+        elapsed = monotonic() - self._began
+        used = _processor_seconds(self._child) - self._used_before
+        if _IDLE * elapsed < used < self._seconds and elapsed < _LONGEST * self._seconds:
+            self.look_later(max(1.0, self._seconds - used))
+            return
+        self.is_over = True
+        with suppress(ProcessLookupError):
+            os.kill(self._child, signal.SIGKILL)
+
+
+def _processor_seconds(process: int) -> float:
+    """Return the processor time of a process so far, 0 where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0

@@ -19,9 +19,9 @@ from numguard.interception.eligibility import is_readable
 
 MAX_BLOCKS: Final = 96
 KEPT_ELEMENTS: Final = 1 << 18  # of a result that is kept rather than reduced to a number at once
-KEPT_BYTES: Final = 16 << 20  # of all results kept in a step
+MOST_KEPT_ELEMENTS: Final = 1 << 22  # of all results kept in a step
 MAX_MARKS: Final = 1 << 13  # in a step: a loop that calls the model without end keeps its first ones
-BLOCK_SECONDS: Final = 5e-6  # what a marked result costs with cold caches
+BLOCK_SECONDS: Final = 6e-6  # what a marked result costs with cold caches
 # What a kept gradient costs: the memory that it occupies for one step more is missing where backward would use it
 # again. Measured with four-block GPTs; a step with seven of them was 230 microseconds longer.
 GRADIENT_SECONDS: Final = 30e-6
@@ -156,7 +156,8 @@ class Boundaries:
         self._marks: list[_Mark] = []
         self._gradients: list[tuple[int, Tensor]] = []
         self._earlier: list[tuple[int, Tensor]] = []
-        self._kept_bytes = 0
+        self._retaining: list[tuple[int, Tensor]] = []
+        self._num_kept = 0
         self._ended = False
         self.thin_out(MAX_BLOCKS)
 
@@ -208,11 +209,10 @@ class Boundaries:
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             output = call(*args, **kwargs)
-            if torch.compiler.is_compiling() or not self.enabled:
-                return output
-            if module.training or torch.is_grad_enabled():  # not an evaluation
+            # The last: not an evaluation.
+            if self.enabled and not torch.compiler.is_compiling() and (module.training or torch.is_grad_enabled()):
                 try:
-                    self._see(place, _leading(output))
+                    self._see(place, output)
                 except Exception as error:
                     self._fault("block boundaries", error)
             return output
@@ -220,25 +220,35 @@ class Boundaries:
         self._calls[place] = watched
         module._compiled_call_impl = watched
 
-    def _see(self, place: int, tensor: Any) -> None:
-        if tensor.__class__ is not Tensor or not is_readable(tensor) or len(self._marks) >= MAX_MARKS:
+    def _see(self, place: int, output: Any) -> None:
+        """Put a result aside. Whether it can be read is asked when it is: every question costs with cold caches."""
+        tensor = output if output.__class__ is Tensor else _leading(output)
+        if tensor.__class__ is not Tensor or len(self._marks) >= MAX_MARKS:
             return
         if self._ended:
             self._turn_over()
-        size = tensor.nbytes
-        if self._keeps and tensor.is_cpu and tensor.numel() <= KEPT_ELEMENTS and self._kept_bytes + size <= KEPT_BYTES:
-            self._kept_bytes += size
+        count = tensor.numel()
+        if (
+            self._keeps
+            and count <= KEPT_ELEMENTS
+            and self._num_kept + count <= MOST_KEPT_ELEMENTS
+            and tensor.is_cpu
+            and not tensor.is_inference()
+        ):
+            self._num_kept += count
             self._marks.append(_Mark(place, tensor, tensor._version, False))
-            if place in self.retained and tensor.requires_grad and tensor.grad_fn is not None:
+            if place in self.retained and tensor.requires_grad and is_readable(tensor) and tensor.grad_fn is not None:
                 tensor.retain_grad()
-            self._charge(BLOCK_SECONDS + GRADIENT_SECONDS * (place in self.retained))
+                self._retaining.append((place, tensor))
+            return
+        if not is_readable(tensor):
             return
         began = process_time()
         self._marks.append(_Mark(place, self._quietly(tensor.detach()), 0, True))
         node = tensor.grad_fn
         if node is not None and place in self.retained:
             node.register_prehook(lambda gradients: self._large_gradient(place, gradients))
-        self._charge(process_time() - began + BLOCK_SECONDS)
+        self._charge(process_time() - began)
 
     def _large_gradient(self, place: int, gradients: tuple[Any, ...]) -> None:
         if not self.enabled or not gradients or gradients[0].__class__ is not Tensor:
@@ -264,7 +274,7 @@ class Boundaries:
     def forward_origin(self) -> BlockOrigin | None:
         """Return the block whose result was the first that is not finite in this step. Reads from the device."""
         exact, before = True, -1
-        for mark in self._marks:
+        for mark in self._readable():
             exact = exact and (mark.is_number or mark.output._version == mark.version)
             if not _is_finite(mark.output.detach()):
                 since = self.names[before] if 0 <= before < mark.place - 1 else ""
@@ -289,14 +299,17 @@ class Boundaries:
         return None
 
     def _step_gradients(self) -> list[tuple[int, Tensor]]:
-        # A block that is recomputed has run without a graph first: asking its result for a gradient would warn.
-        kept = [(mark.place, mark.output.grad) for mark in self._marks if mark.output.retains_grad]
+        kept = [(place, output.grad) for place, output in self._retaining]
         return [(place, grad) for place, grad in kept if grad is not None] + self._gradients
+
+    def _readable(self) -> list[_Mark]:
+        return [mark for mark in self._marks if mark.is_number or is_readable(mark.output)]
 
     def numbers(self) -> tuple[tuple[str, ...], list[Tensor]]:
         """Return the watched blocks in forward order, and one number each that is finite if its result is."""
-        names = tuple(self.names[mark.place] for mark in self._marks)
-        return names, [mark.output if mark.is_number else self._quietly(mark.output.detach()) for mark in self._marks]
+        marks = self._readable()
+        names = tuple(self.names[mark.place] for mark in marks)
+        return names, [mark.output if mark.is_number else self._quietly(mark.output.detach()) for mark in marks]
 
     def end_step(self) -> None:
         """Note that the step has ended. What is kept of it is let go when the next one reaches its first block:
@@ -306,8 +319,10 @@ class Boundaries:
 
     def _turn_over(self) -> None:
         """Forget the results of the step that has ended, and the gradients of the one before it."""
+        self._charge(BLOCK_SECONDS * len(self._marks) + GRADIENT_SECONDS * len(self._retaining))
         self._earlier = self._step_gradients()
-        self._marks, self._gradients, self._kept_bytes, self._ended = [], [], 0, False
+        self._marks, self._gradients, self._retaining = [], [], []
+        self._num_kept, self._ended = 0, False
 
 
 def affordable_marks(share: float, step_seconds: float, num_blocks: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from torch import Tensor
 
 MOST_RESTING: Final = 32  # steps in a row
-SECONDS: Final = 10e-6  # what such a step costs with cold caches; asking a clock twice would cost a part of that
+SECONDS: Final = 15e-6  # what such a step costs with cold caches; asking a clock twice would cost a part of that
 
 
 class RestingStep(NamedTuple):

@@ -18,6 +18,8 @@ def _die(given: Mapping[str, Any]) -> Any:
         os.kill(os.getpid(), signal.SIGSEGV)
     if given["how"] == "sleep":
         time.sleep(60)
+    while given["how"] == "spin":
+        pass
     if given["how"] == "memory":
         raise MemoryError
     if given["how"] == "error":

@@ -22,8 +22,8 @@ def test_every_task_is_answered(pool: Pool) -> None:
 
 
 def test_every_way_to_die_is_a_result(pool: Pool) -> None:
-    ways = ["fine", "signal", "fine", "sleep", "memory", "error", "fine"]
-    answers, left = pool.run("die", [{"how": how} for how in ways], batch_size=7)
+    ways = ["fine", "signal", "fine", "sleep", "memory", "error", "fine", "spin"]
+    answers, left = pool.run("die", [{"how": how} for how in ways], batch_size=8)
     ended = sorted((answer.given["how"], answer.ended) for answer in answers)
     assert left == 0
     assert ended == [
@@ -34,6 +34,7 @@ def test_every_way_to_die_is_a_result(pool: Pool) -> None:
         ("memory", "out_of_memory"),
         ("signal", "crash"),
         ("sleep", "hang"),
+        ("spin", "hang"),
     ]
     assert any("SIGSEGV" in answer.reason for answer in answers)
 
