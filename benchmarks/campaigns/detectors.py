@@ -24,7 +24,7 @@ from benchmarks.campaigns.detectors_data import (
     calibration_workloads,
     curves,
 )
-from benchmarks.campaigns.detectors_page import Scores, page
+from benchmarks.campaigns.detectors_page import Scores, page, section
 from benchmarks.campaigns.detectors_rules import Rule
 from benchmarks.campaigns.detectors_scoring import OURS, Count, Monitored, everyone, score_curve, score_events
 from numguard.detectors import LossMonitor, ReferenceRun
@@ -91,7 +91,8 @@ def main() -> None:
         orders=tuple(sorted({curve.order for curve in every if not curve.calibrates})),
         calibration_orders=tuple(sorted({curve.order for curve in every if curve.calibrates})),
     )
-    text = page(scores, seconds=time.perf_counter() - began)
+    cost = section(PAGE.read_text(encoding="utf-8"), "Cost") if PAGE.exists() else ""
+    text = page(scores, seconds=time.perf_counter() - began, cost=cost)
     if quick:
         print(text)
     else:

@@ -8,6 +8,7 @@ Prints the table of :data:`numguard.detectors.alarm_budget.THRESHOLDS`. No score
 """
 
 import math
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -41,53 +42,96 @@ TESTS: Final = {
     "gradient_young": ("gradient_lead", 3.0, 20.0),
 }
 ROUNDS: Final = 9
+#: A threshold that nothing crosses: what is wanted are the peaks of the sums.
+FAR: Final = 1e9
+#: Tests of the level. An alarm makes the bank learn the level anew and so changes the other tests' sums: while one
+#: threshold after the other is tried out, that would count for them. Their thresholds are read off the sums instead.
+SUMS: Final = tuple(test for test, span in TESTS.items() if span[0] == "loss_shift")
+#: Alarms within so many rows are one episode.
+EPISODE: Final = 50
 
 
 def _episodes(monitored: Monitored, alarms: dict[str, list[int]], row: int) -> None:
     for test in monitored.tests:
         rows = alarms.setdefault(test, [])
-        if not rows or row - rows[-1] > 50:
+        if not rows or row - rows[-1] > EPISODE:
             rows.append(row)
     monitored.tests.clear()
 
 
-def _count(levels: dict[str, float], runs: list[Curve], clean: list[Run]) -> tuple[dict[str, int], int]:
-    totals, num_rows = dict.fromkeys(TESTS, 0), 0
-    budget = AlarmBudget(levels=levels)
+Rows = Iterator[tuple[int, float, dict[str, float]]]
+
+
+def _logs(runs: list[Curve], clean: list[Run]) -> Iterator[tuple[int, int, Rows]]:
+    """Yield the first row that counts, the number of rows and the rows of each calibration run."""
     for curve in runs:
+        yield curve.first_scored, len(curve.losses), curve.rows()
+    for run in clean:
+        yield (
+            0,
+            len(run.rows),
+            (
+                (step, math.nan if loss is None else loss, {} if norm is None else {"grad_norm": norm})
+                for step, loss, norm in run.rows
+            ),
+        )
+
+
+def _count(levels: dict[str, float], runs: list[Curve], clean: list[Run]) -> dict[str, int]:
+    totals = dict.fromkeys(TESTS, 0)
+    budget = AlarmBudget(levels=levels)
+    for first, _, rows in _logs(runs, clean):
         monitored, alarms = Monitored(budget), {}
-        for row, (step, loss, channels) in enumerate(curve.rows()):
+        for row, (step, loss, channels) in enumerate(rows):
             if math.isfinite(loss):
                 monitored(step, loss, channels)
-            if row < curve.first_scored:
+            if row < first:
                 monitored.tests.clear()
             _episodes(monitored, alarms, row)
-        num_rows += max(0, len(curve.losses) - curve.first_scored)
-        for test, rows in alarms.items():
-            totals[test] += len(rows)
-    for run in clean:
-        monitored, alarms = Monitored(budget), {}
-        for row, (step, loss, norm) in enumerate(run.rows):
-            if loss is not None:
-                monitored(step, loss, {} if norm is None else {"grad_norm": norm})
-            _episodes(monitored, alarms, row)
-        num_rows += len(run.rows)
-        for test, rows in alarms.items():
-            totals[test] += len(rows)
-    return totals, num_rows
+        for test, places in alarms.items():
+            totals[test] += len(places)
+    return totals
 
 
-def _least(allowed: int, runs: list[Curve], clean: list[Run]) -> tuple[dict[str, float], int]:
+def _least(allowed: int, runs: list[Curve], clean: list[Run]) -> dict[str, float]:
     """Return the least thresholds with no more than so many episodes each, by bisection of all tests at once."""
-    low, high = ({test: span[side] for test, span in TESTS.items()} for side in (1, 2))
-    num_rows = 1
+    tests = [test for test in TESTS if test not in SUMS]
+    low, high = ({test: TESTS[test][side] for test in tests} for side in (1, 2))
     for _ in range(ROUNDS):
-        middle = {test: (low[test] + high[test]) / 2.0 for test in TESTS}
-        totals, num_rows = _count(middle, runs, clean)
-        for test in TESTS:
+        middle = {test: (low[test] + high[test]) / 2.0 for test in tests}
+        totals = _count({**middle, **dict.fromkeys(SUMS, FAR)}, runs, clean)
+        for test in tests:
             side = low if totals[test] > allowed else high
             side[test] = middle[test]
-    return high, num_rows
+    return high
+
+
+def _sums(runs: list[Curve], clean: list[Run]) -> dict[str, list[np.ndarray]]:
+    """Return the sums of the level's tests in every run, row by row, where no alarm starts them again."""
+    found: dict[str, list[np.ndarray]] = {test: [] for test in SUMS}
+    for first, _, rows in _logs(runs, clean):
+        monitored = Monitored(AlarmBudget(levels=dict.fromkeys(SUMS, FAR)))
+        totals = []
+        for row, (step, loss, channels) in enumerate(rows):
+            if math.isfinite(loss):
+                monitored(step, loss, channels)
+                shift = monitored.monitor._tracks[""].bank.shift
+                if row >= first:
+                    totals.append((shift.rise.total, shift.fall.total, shift.slow_rise.total, shift.slow_fall.total))
+        for test, series in zip(SUMS, np.array(totals).reshape(-1, len(SUMS)).T, strict=True):
+            found[test].append(series)
+    return found
+
+
+def _least_of_sums(series: list[np.ndarray], allowed: int) -> float:
+    """Return the least threshold that sums cross in no more than so many episodes."""
+    low, high = 0.0, max((float(run.max()) for run in series if len(run)), default=0.0)
+    for _ in range(4 * ROUNDS):
+        middle = (low + high) / 2.0
+        crossed = [np.flatnonzero(run > middle) for run in series]
+        num_episodes = sum(int(len(rows) > 0) + int(np.sum(np.diff(rows) > EPISODE)) for rows in crossed)
+        low, high = (middle, high) if num_episodes > allowed else (low, middle)
+    return high
 
 
 def calibrate(runs: list[Curve], clean: list[Run]) -> tuple[dict[str, tuple[float, float]], int]:
@@ -100,8 +144,11 @@ def calibrate(runs: list[Curve], clean: list[Run]) -> tuple[dict[str, tuple[floa
     0.69, and 2 up to 2.67). Rates fall exponentially in these thresholds, so two points give the slope, and the level
     is carried on to the part of the budget.
     """
-    none, num_rows = _least(0, runs, clean)
-    two, _ = _least(2, runs, clean)
+    sums, num_rows = _sums(runs, clean), sum(max(0, num - first) for first, num, _ in _logs(runs, clean))
+    none, two = (
+        {**_least(allowed, runs, clean), **{test: _least_of_sums(sums[test], allowed) for test in SUMS}}
+        for allowed in (0, 2)
+    )
     num_tests = {share: sum(span[0] == share for span in TESTS.values()) for share in SHARES}
     levels = {}
     for test, (share, _, _) in TESTS.items():
@@ -118,9 +165,7 @@ def calibrate_reference(runs: list[Curve]) -> tuple[float, float, int]:
     for index, curve in enumerate(pool):
         for other in pool[index + 1 :]:
             reference = ReferenceRun.of(other.steps.tolist(), other.losses.tolist())
-            # Thresholds that nothing crosses: what is wanted are the peaks of the sums.
-            far = dict.fromkeys(TESTS, 1e9)
-            monitored = Monitored(AlarmBudget(levels=far), reference)
+            monitored = Monitored(AlarmBudget(levels=dict.fromkeys(TESTS, FAR)), reference)
             for step, loss, channels in curve.rows():
                 monitored(step, loss, channels)
                 comparison = monitored.monitor._tracks[""].reference

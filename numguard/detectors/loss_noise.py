@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from numguard.detectors.alarm import Alarm
-from numguard.detectors.frozen_window import MAD_OF_NORMAL, FrozenWindow
+from numguard.detectors.frozen_window import MAD_OF_NORMAL, FrozenWindow, scale_of
 
 #: Most that a squared difference counts, in variances: one outlier alone is a spike, not noise.
 CLIP: Final = 9.0
@@ -68,8 +68,7 @@ class LossNoise:
         window = self.window
         self.num_rows += 1
         if self.num_rows % REFRESH == 0 and window.num_rows >= 64:
-            ordered = sorted(window.values)
-            window.scale = max(ordered[len(ordered) // 2] / MAD_OF_NORMAL, floor)
+            window.scale = max(scale_of(sorted(window.values)), floor)
         window.add(0.0, size)
         if window.scale <= 0.0 or window.num_rows < LEAST_ROWS:
             return None

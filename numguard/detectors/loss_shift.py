@@ -11,6 +11,9 @@ from numguard.detectors.cumulative_sums import CumulativeSum
 #: it counts for that: a fault is found before it becomes its own correction.
 BIAS_MEMORY: Final = 128
 BIAS_LAG: Final = 48
+#: Standard deviations that a block's mean has to leave its forecast by to count: data that get a little harder for a
+#: thousand rows do not add up, a drift goes on growing.
+BLOCK_ALLOWANCE: Final = 0.75
 #: Rows for which an arm rests after an alarm, until the new level has become the baseline.
 HOLD: Final = 160
 
@@ -41,8 +44,8 @@ class LossShift:
     hold: int = HOLD
     rise: CumulativeSum = field(init=False)
     fall: CumulativeSum = field(init=False)
-    slow_rise: CumulativeSum = field(default_factory=lambda: CumulativeSum(allowance=0.5, clip=4.0))
-    slow_fall: CumulativeSum = field(default_factory=lambda: CumulativeSum(allowance=0.5, clip=4.0))
+    slow_rise: CumulativeSum = field(default_factory=lambda: CumulativeSum(allowance=BLOCK_ALLOWANCE, clip=4.0))
+    slow_fall: CumulativeSum = field(default_factory=lambda: CumulativeSum(allowance=BLOCK_ALLOWANCE, clip=4.0))
     bias: float = 0.0
     lagging: deque[float] = field(default_factory=deque)
     resting: int = 0
@@ -58,30 +61,34 @@ class LossShift:
             self.bias += (self.lagging.popleft() - self.bias) / BIAS_MEMORY
         return score - self.bias
 
-    def add(self, score: float, scale: float, may_rise: bool, may_fall: bool) -> Alarm | None:
+    def add(self, above: float, below: float, scale: float, may_rise: bool, may_fall: bool) -> Alarm | None:
         """Take one standardised row.
 
         Parameters
         ----------
-        score
-            Residual in standard deviations.
+        above, below
+            How far the row is above and below what is expected, in standard deviations: one is the other's negative,
+            less what is uncertain in the forecast.
         scale
             Standard deviation of a row, for the size of the shift.
         may_rise, may_fall
             Whether a change in that direction is expected because the learning rate changes; that arm then rests.
         """
-        return self._take("fast", self.rise, self.fall, score, scale, 1, may_rise, may_fall)
+        return self._take("fast", self.rise, self.fall, above, below, scale, 1, may_rise, may_fall)
 
-    def add_block(self, score: float, scale: float, num_rows: int, may_rise: bool, may_fall: bool) -> Alarm | None:
+    def add_block(
+        self, above: float, below: float, scale: float, num_rows: int, may_rise: bool, may_fall: bool
+    ) -> Alarm | None:
         """Take one standardised block of ``num_rows`` rows."""
-        return self._take("slow", self.slow_rise, self.slow_fall, score, scale, num_rows, may_rise, may_fall)
+        return self._take("slow", self.slow_rise, self.slow_fall, above, below, scale, num_rows, may_rise, may_fall)
 
     def _take(
         self,
         test: str,
         rise: CumulativeSum,
         fall: CumulativeSum,
-        score: float,
+        above: float,
+        below: float,
         scale: float,
         num_rows: int,
         may_rise: bool,
@@ -91,11 +98,11 @@ class LossShift:
             return None
         if may_rise:
             rise.reset()
-        elif rise.add(score) > self.thresholds[test]:
+        elif rise.add(above) > self.thresholds[test]:
             return self._alarm("up", rise, test, scale, num_rows)
         if may_fall:
             fall.reset()
-        elif fall.add(-score) > self.thresholds[f"{test}_down"]:
+        elif fall.add(below) > self.thresholds[f"{test}_down"]:
             return self._alarm("down", fall, f"{test}_down", scale, num_rows)
         return None
 

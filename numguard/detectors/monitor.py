@@ -99,23 +99,24 @@ class LossMonitor:
             raise UsageError(f"step={step!r}, loss={loss!r} are not a whole number and a number") from None
         return self._update(number, value, row)
 
-    def scan(self, rows: Columns | Iterable[Mapping[str, Any]]) -> list[Finding]:
+    def scan(self, rows: Columns | Iterable[Mapping[str, Any] | Sequence[Any]]) -> list[Finding]:
         """Take many rows and return all findings, the same as :meth:`update` row by row.
 
         Parameters
         ----------
         rows
             A mapping from ``"step"``, ``"loss"`` and channels to columns of equal length (arrays or lists), or an
-            iterable of rows, each a mapping. Other columns are passed over, and NaN in a channel other than ``loss``
+            iterable of rows, each a mapping or a pair of step and loss. Other columns are passed over, and NaN in a channel other than ``loss``
             and ``grad_norm`` stands for a value that was not logged.
 
         Raises
         ------
         UsageError
-            Where ``step`` or ``loss`` is missing, or columns differ in length.
+            Where ``step`` or ``loss`` is missing, columns differ in length, or something is no row.
         """
         found: list[Finding] = []
-        for row in _rows_of_columns(rows) if isinstance(rows, Mapping) else rows:
+        for given in _rows_of_columns(rows) if isinstance(rows, Mapping) else _each(rows):
+            row = given if isinstance(given, Mapping) else _pair(given)
             channels = {name: row[name] for name in CHANNELS if row.get(name) is not None}
             for name in ("lr", "tokens", "loss_scale", "skipped"):
                 if name in channels and channels[name] != channels[name]:
@@ -183,6 +184,19 @@ def _row(channels: Mapping[str, Any]) -> dict[str, Any]:
             value = str(value)
         row[name] = value
     return row
+
+
+def _each(rows: Any) -> Iterator[Any]:
+    try:
+        return iter(rows)
+    except TypeError:
+        raise UsageError(f"rows={rows!r} holds no rows; give columns, or rows of step and loss") from None
+
+
+def _pair(row: Any) -> dict[str, Any]:
+    if isinstance(row, str) or not hasattr(row, "__len__") or len(row) != 2:
+        raise UsageError(f"the row {row!r} is neither a mapping nor a pair of step and loss")
+    return {"step": row[0], "loss": row[1]}
 
 
 def _rows_of_columns(columns: Columns) -> Iterator[dict[str, Any]]:

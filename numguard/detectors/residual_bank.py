@@ -117,16 +117,19 @@ class ResidualBank:
                 return
             score = self.shift.learn_bias(score)
         if self.num_rows > LEVEL_ROWS[self.rung]:
-            alarm = self.shift.add(score, scale, may_rise, may_fall)
+            # A loss that only stops falling did not rise: whether it should have gone on, a trend of its own past
+            # cannot say.
+            slack = self.window.rise_by_slope(self.num_rows - 1) / scale
+            alarm = self.shift.add(score + min(slack, 0.0), -score - max(slack, 0.0), scale, may_rise, may_fall)
             if alarm is not None:
                 alarms.append(alarm)
                 self.trend.clear()
 
     def _judge_block(self, scale: float, may_rise: bool, may_fall: bool, alarms: list[Alarm]) -> None:
-        score = self.trend.close_block(scale)
-        if score is None or self.num_rows <= LEVEL_ROWS[self.rung]:
+        scores = self.trend.close_block(scale)
+        if scores is None or self.num_rows <= LEVEL_ROWS[self.rung]:
             return
-        alarm = self.shift.add_block(score, self.trend.error_scale(scale), BLOCK, may_rise, may_fall)
+        alarm = self.shift.add_block(*scores, self.trend.error_scale(scale), BLOCK, may_rise, may_fall)
         if alarm is not None:
             alarms.append(alarm)
             self.trend.clear()

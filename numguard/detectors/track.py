@@ -28,6 +28,8 @@ from numguard.finding import Finding
 
 #: A gap of this many usual distances between rows makes the level of before unknown.
 LONG_GAP: Final = 64.0
+#: A loss that is exactly zero all the time has some spread, too: divided by, and squared, it stays a number.
+LEAST_SCALE: Final = 1e-100
 #: A change of the distance between rows by this factor makes it another log.
 OTHER_CADENCE: Final = 4.0
 
@@ -168,7 +170,7 @@ class Track:
                     bank.shift.rest()
                     bank.noise.restart()
                     bank.trend.clear()
-        alarms = self.bank.add(step, loss, SCALE_FLOOR * abs(loss), may_rise, may_fall)
+        alarms = self.bank.add(step, loss, max(SCALE_FLOOR * abs(loss), LEAST_SCALE), may_rise, may_fall)
         speaking: ComparisonRun | None = None
         for comparison, other in ((self.proxy, ladder.proxy), (self.reference, ladder.reference)):
             if comparison is None or other is None:

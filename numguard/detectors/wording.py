@@ -102,7 +102,7 @@ def finding_off_trend(alarm: Alarm, *, step: int, clean: int | None, row: dict[s
         clean=clean,
         message=(
             f"the mean loss of the last {alarm.onset_rows // 2} rows, {alarm.statistic:.5g}, is {side} the {end} end "
-            f"{alarm.threshold:.5g} of the registered band, {abs(alarm.size):.3g} from the predicted value; so "
+            f"{alarm.threshold:.5g} of the predicted band, {abs(alarm.size):.3g} from the predicted value; so "
             f"were the {alarm.onset_rows // 2} rows before"
         ),
         advice=_ADVICE["off_trend"],

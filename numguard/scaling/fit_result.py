@@ -11,7 +11,7 @@ from numguard.errors import UsageError
 from numguard.scaling.columns import read_columns
 from numguard.scaling.holdout import Holdout
 from numguard.scaling.influence import Influence
-from numguard.scaling.law import FloatArray, Law, quantities
+from numguard.scaling.law import Design, FloatArray, Law, quantities
 from numguard.scaling.prediction_bands import Uncertainty, band_half_widths
 from numguard.scaling.problem import Problem
 from numguard.scaling.profiles import profile_interval
@@ -90,7 +90,9 @@ class Fit:
     data_hash
         SHA-256 of columns and observations, for the registry of predictions.
     problem
-        The rows and the objective.
+        The rows with an observation, and the objective.
+    rows
+        All rows that were handed in, observed or not.
     uncertainty
         What widens predictions beyond the uncertainty of the parameters.
     """
@@ -106,6 +108,7 @@ class Fit:
     warnings: tuple[str, ...]
     data_hash: str
     problem: Problem
+    rows: Design
     uncertainty: Uncertainty
 
     @property
@@ -183,10 +186,51 @@ class Fit:
         curves), and what roll-outs within the data have shown about the error of the form itself
         (:mod:`numguard.scaling.prediction_bands`); the last grows with the distance from the data.
         """
+        single = all(np.ndim(values) == 0 for values in columns.values())
+        return self._expected(self.law.design(read_columns(self.law, columns)), level, single=single)
+
+    def along_run(self, *, level: float = 0.9) -> tuple[FloatArray, Prediction]:
+        """Return the steps of the run that is to come, or is on its way, and the prediction for each.
+
+        That run is the curve whose last rows were handed in with a loss of NaN: its planned steps and learning rates.
+
+        Parameters
+        ----------
+        level
+            Nominal coverage.
+
+        Returns
+        -------
+        tuple
+            ``[rows]``, its steps in ascending order, and the prediction at them.
+
+        Raises
+        ------
+        UsageError
+            The law speaks of whole runs, or not exactly one curve goes on beyond its losses.
+        """
+        curve = self.rows.curve
+        if curve is None:
+            raise UsageError(
+                f"{self.law.name} says where runs of some size end, not where one is on its way; register what it says "
+                "of several steps, or fit AnnealingLaw"
+            )
+        last = {int(curve[row]): row for row in np.argsort(self.rows.size, kind="stable")}
+        ahead = [number for number, row in last.items() if row not in self.problem.row]
+        if len(ahead) != 1:
+            raise UsageError(
+                f"{len(ahead)} of the {len(last)} curves of this {self.law.name} end in rows without a loss, so "
+                "nothing says which run is to be followed; hand fit() its planned steps and learning rates too, with a "
+                "loss of NaN for each, and those of no other run"
+            )
+        rows = np.nonzero(curve == ahead[0])[0]
+        rows = rows[np.diff(self.rows.size[rows], prepend=-np.inf) > 0]
+        design = self.rows.select(rows)
+        return np.exp(design.size), self._expected(design, level, single=False)
+
+    def _expected(self, design: Design, level: float, *, single: bool) -> Prediction:
         if not 0.0 < level < 1.0:
             raise UsageError(f"level={level!r} is not a coverage; pass a share between 0 and 1, for example 0.9")
-        single = all(np.ndim(values) == 0 for values in columns.values())
-        design = self.law.design(read_columns(self.law, columns))
         with np.errstate(all="ignore"):
             centre = self.law.log_value(self.theta[None], design)[0]
             drawn = self.law.log_value(self.draws, design)

@@ -97,6 +97,7 @@ def fit(
         warnings=reasons_for_distrust(problem, optimum, drawn, spread, influence),
         data_hash=_data_hash(given, problem.target),
         problem=problem,
+        rows=law.design(given),
         uncertainty=measure_uncertainty(problem, optimum.theta, holdout, error_between_curves(problem, optimum)),
     )
 

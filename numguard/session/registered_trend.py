@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from numguard.errors import UsageError
 
 if TYPE_CHECKING:
-    from numguard.scaling import Registered
+    from numguard.scaling import Fit, Registered
 
 _NUM_SHOWN: Final = 128  # places at which a report draws the band
 _AXES: Final = {"step": ("step",), "tokens": ("tokens", "D")}
@@ -83,13 +83,41 @@ class RegisteredTrend:
         return [[place, *found] for place in places if (found := self._at(place)) is not None]
 
 
+def _of_fit(fit: Fit) -> Registered:
+    """Return a fit's prediction in the form of a registered one, without time and receipt: it stands in no registry."""
+    from numguard.scaling import Registered
+
+    try:
+        steps, expected = fit.along_run()
+    except UsageError as reason:
+        raise UsageError(
+            f"trend= got a Fit of which nothing can be followed along a run: {reason}. Or write the prediction down: "
+            'trend=scaling.register("predictions.json", fit, name=..., also={"step": [...]}, ...)'
+        ) from None
+    return Registered(
+        name=f"fit of {fit.law.name}",
+        time="",
+        hash="",
+        level=expected.level,
+        columns={"step": tuple(steps.tolist())},
+        value=tuple(expected.value.tolist()),
+        low=tuple(expected.low.tolist()),
+        high=tuple(expected.high.tolist()),
+        distance=float(expected.distance.max()),
+        forms=(),
+        code={},
+        note="",
+    )
+
+
 def trend_of(value: Any) -> RegisteredTrend | None:
     """Return the trend that a user handed in.
 
     Parameters
     ----------
     value
-        A registered prediction, or the path of a registry with one prediction; None for none.
+        A registered prediction, the path of a registry with one prediction, or a fit of a law along steps that knows
+        where the run is going (:meth:`numguard.scaling.Fit.along_run`); None for none.
 
     Raises
     ------
@@ -105,10 +133,7 @@ def trend_of(value: Any) -> RegisteredTrend | None:
     if isinstance(value, scaling.Registered):
         return RegisteredTrend(value)
     if isinstance(value, scaling.Fit):
-        raise UsageError(
-            "trend= got a Fit, which does not say where along a run it holds; write the prediction down before the "
-            'run: trend=scaling.register("predictions.json", fit, name=..., also={"step": [...]}, ...)'
-        )
+        return RegisteredTrend(_of_fit(value))
     try:
         return RegisteredTrend(scaling.registered(value))
     except TypeError:

@@ -2,8 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 
+from benchmarks.campaigns.detectors_calibration import _least_of_sums
+from benchmarks.campaigns.detectors_cost import _line
+from benchmarks.campaigns.detectors_page import section
 from benchmarks.campaigns.detectors_rules import rules
 from benchmarks.campaigns.detectors_scoring import (
     binomial_interval,
@@ -28,6 +32,21 @@ def test_intervals_are_exact() -> None:
     low, high = binomial_interval(10, 10)
     assert high == 1.0
     assert low == pytest.approx(0.025**0.1)
+
+
+def test_the_least_threshold_of_a_sum_leaves_as_many_episodes_as_are_allowed() -> None:
+    first, second = np.zeros(400), np.zeros(400)
+    first[[10, 30]], first[200], second[50] = 9.0, 5.0, 7.0
+    found = [_least_of_sums([first, second], allowed) for allowed in (0, 1, 2)]
+    assert found == pytest.approx([9.0, 7.0, 5.0])
+
+
+def test_a_figure_that_was_measured_anew_replaces_its_line_only() -> None:
+    page = "# Page\n\n## Cost\n\n- `a`: 1 us.\n- `a --memory`: 2 GiB.\n\n## Thresholds\n"
+    known = section(page, "Cost")
+    assert known == "## Cost\n\n- `a`: 1 us.\n- `a --memory`: 2 GiB.\n"
+    assert _line(known, "- `a`: 3 us.").splitlines()[2:] == ["- `a --memory`: 2 GiB.", "- `a`: 3 us."]
+    assert section(page, "Absent") == ""
 
 
 @pytest.mark.parametrize(

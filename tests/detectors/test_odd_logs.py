@@ -175,3 +175,23 @@ def test_state_is_json_and_goes_on_where_it_stopped() -> None:
 def test_a_foreign_state_is_refused(state: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="state"):
         LossMonitor().load_state_dict(state)
+
+
+@pytest.mark.parametrize("level", [0.0, 5e-324, 1e-200, 1e300, -3.0])
+def test_a_loss_that_never_moves_is_no_fault_and_one_that_leaves_zero_is_a_spike(level: float) -> None:
+    losses = np.full(2500, level)
+    assert said(LossMonitor(), losses) == []
+    losses[2400:] = level + max(1.0, abs(level))
+    assert [finding.first_caught_step for finding in said(LossMonitor(), losses)][:1] == [2400]
+
+
+def test_rows_may_be_pairs_and_what_is_none_is_refused() -> None:
+    losses = curve(600)
+    losses[500] += 3.0
+    pairs = list(enumerate(losses.tolist()))
+    found = LossMonitor().scan(pairs)
+    assert kinds(found) == ["loss_spike"]
+    assert found == LossMonitor().scan({"step": np.arange(600), "loss": losses})
+    for rows in (None, 3, ["a"], [(1,)], [(1, 2.0, 3.0)], [3]):
+        with pytest.raises(UsageError, match=r"row"):
+            LossMonitor().scan(rows)  # type: ignore[arg-type]
