@@ -66,10 +66,11 @@ def total(width: int, num_rounds: int, budget: float, threads: int) -> None:
         samples = sums[:, 0] / sums[:, 1]
         low, high = np.quantile(samples, (0.025, 0.975))
         print(f"width {width}, budget {budget:.2%}, {name}: guarded / bare = {ratio:.4f}  [{low:.4f}, {high:.4f}]")
+    elapsed = sum(cost.elapsed_seconds for cost in costs)
     print(
-        f"  {num_rounds} rounds of 2 x {num_steps} steps, {1e3 * data[:, 1, 0].sum() / num_rounds / num_steps:.1f} ms a "
-        f"bare step, own clock {sum(c.own_seconds for c in costs) / sum(c.elapsed_seconds for c in costs):.2%} (bursts "
-        f"{sum(c.burst_seconds for c in costs) / sum(c.elapsed_seconds for c in costs):.2%}), "
+        f"  {num_rounds} rounds of 2 x {num_steps} steps, {1e3 * data[:, 1, 0].sum() / num_rounds / num_steps:.1f} ms "
+        f"bare, own clock {sum(c.own_seconds for c in costs) / elapsed:.2%} (bursts "
+        f"{sum(c.burst_seconds for c in costs) / elapsed:.2%}), "
         f"{sum(c.num_checks for c in costs)} checks in {sum(c.num_armed_steps for c in costs)} armed steps of "
         f"{sum(c.num_steps for c in costs)}, findings: {', '.join(kinds) or 'none'}"
     )

@@ -4,6 +4,7 @@ Usage::
 
     python benchmarks/native_twin.py table                 statistics and checked sums against torch.sum
     python benchmarks/native_twin.py stock                 bfloat16 at 1e7 against sum(float64) and vector_norm
+    python benchmarks/native_twin.py families              one check of each family with the twin and without
     python benchmarks/native_twin.py checks --width 256    checks a step with the twin and without, interleaved
 
 Ratios of best times, variants interleaved in one process, one thread unless told otherwise.
@@ -12,7 +13,8 @@ Ratios of best times, variants interleaved in one process, one thread unless tol
 import argparse
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from numguard_kernels.native import TWIN, Mode, checked_total, total_of
@@ -20,6 +22,12 @@ from numguard_kernels.native.library import VARIANTS
 from small_gpt import Training
 
 import numguard
+from numguard.checks import REGISTRY
+from numguard.checks.check import Check, Probe
+from numguard.shadow.arithmetic import Arithmetic
+from numguard.shadow.call import OpCall, bind, overload_name
+from numguard.shadow.routes import NATIVE, NUMPY
+from numguard.shadow.verdict import evaluate_on_host
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SIZES = (10**5, 10**6, 3 * 10**7)
@@ -86,6 +94,57 @@ def stock(threads: int) -> None:
     print(f"{best['stock'] / best['twin']:.0f} x")
 
 
+def _calls() -> Iterator[tuple[torch._ops.OpOverload, tuple[Any, ...], dict[str, Any]]]:
+    """Yield calls of a small GPT's step: width 256, four times 128 tokens, four heads."""
+    aten = torch.ops.aten
+    x, weight, bias = torch.randn(4, 128, 256), torch.randn(256), torch.randn(256)
+    _, mean, rstd = aten.native_layer_norm(x, [256], weight, bias, 1e-5)
+    yield aten.native_layer_norm.default, (x, [256], weight, bias, 1e-5), {}
+    given = (torch.randn_like(x), x, [256], mean, rstd, weight, bias, [True, True, True])
+    yield aten.native_layer_norm_backward.default, given, {}
+    rows, factor = torch.randn(512, 256), torch.randn(256, 768)
+    yield aten.mm.default, (rows, factor), {}
+    yield aten.addmm.default, (torch.randn(768), rows, factor), {}
+    yield aten.sum.dim_IntList, (torch.randn(512, 768), [0]), {}
+    query, key, value, grad = (torch.randn(4, 128, 4, 64).transpose(1, 2) for _ in range(4))
+    forward = aten._scaled_dot_product_flash_attention_for_cpu.default
+    yield forward, (query, key, value, 0.0, True), {}
+    out, logsumexp = forward(query, key, value, 0.0, True)
+    backward = aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+    yield backward, (grad, query, key, value, out, logsumexp, 0.0, True), {}
+    tokens = torch.randint(0, 512, (4, 128))
+    yield aten.embedding_dense_backward.default, (x, tokens, 512, -1, False), {}
+    yield aten.addcdiv_.default, (torch.randn(256, 1024), torch.randn(256, 1024), torch.rand(256, 1024) + 1.0), {}
+    logits = torch.randn(512, 512)
+    yield aten._log_softmax.default, (logits, 1, False), {}
+
+
+def families(limit: float) -> None:
+    """Print the best cost of one check of each family: what it captures, judges and weighs, warm."""
+    torch.set_num_threads(1)
+    print("| operator | with the twin | NumPy and torch | times |")
+    print("|---|---|---|---|")
+    for op, args, kwargs in _calls():
+        check = next(check for check in REGISTRY.values() if overload_name(op) in check.ops)
+        arguments = bind(op, args, kwargs)
+        call = OpCall(overload=op, arguments=arguments, output=op(*args, **kwargs))
+
+        def once(name: str, route: Arithmetic, check: Check = check, call: OpCall = call) -> None:
+            os.environ["NUMGUARD_BACKEND"] = name
+            probe = Probe(arithmetic=route, limit=limit, offset=0.3)
+            with torch.no_grad():
+                captured = check.capture(call, probe) if check.capture else None
+                for comparison in check.judge(call, captured, probe):
+                    evaluate_on_host(comparison)
+
+        pieces = {"native": lambda: once("native", NATIVE), "torch": lambda: once("torch", NUMPY)}
+        best = _best(pieces, 9, 6)
+        print(
+            f"| `{overload_name(op)[6:]}` | {1e6 * best['native']:.0f} us | {1e6 * best['torch']:.0f} us | "
+            f"{best['torch'] / best['native']:.1f} |"
+        )
+
+
 def checks(width: int, num_blocks: int, budget: float, threads: int, seconds: float) -> None:
     """Print the checks that two guards make of one budget, with the twin and without, in interleaved blocks.
 
@@ -93,7 +152,7 @@ def checks(width: int, num_blocks: int, budget: float, threads: int, seconds: fl
     """
     started = time.perf_counter()
     torch.set_num_threads(threads)
-    steps = 200 if width == 64 else 40
+    steps = 200 if width == 64 else 20
     runs: dict[str, Training] = {}
     guards: dict[str, numguard.Guard] = {}
     counted = {name: [0, 0, 0.0, 0.0] for name in ("native", "torch")}
@@ -135,7 +194,8 @@ def checks(width: int, num_blocks: int, budget: float, threads: int, seconds: fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("table", "stock", "checks"))
+    parser.add_argument("what", choices=("table", "stock", "families", "checks"))
+    parser.add_argument("--limit", type=float, default=9e4, help="operations that a check of a family may spend")
     parser.add_argument("--width", type=int, default=256, choices=sorted(LENGTHS))
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--budget", type=float, default=0.01)
@@ -146,6 +206,8 @@ def main() -> None:
         table(given.threads)
     elif given.what == "stock":
         stock(given.threads)
+    elif given.what == "families":
+        families(given.limit)
     else:
         checks(given.width, given.blocks, given.budget, given.threads, given.seconds)
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from . import detectors as detectors
     from . import functional as functional
     from . import scaling as scaling
+    from . import testing as testing
     from .acceptance import AuditReport as AuditReport
     from .acceptance import audit as audit
     from .custom_kernels import shadowed as shadowed
@@ -47,6 +48,7 @@ _ROOMS: Final = {
     "guard": "session",
     "scaling": "scaling",
     "shadowed": "custom_kernels",
+    "testing": "testing",
     "verify": "verification",
 }
 __all__ = [*_ROOMS]

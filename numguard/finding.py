@@ -73,7 +73,7 @@ class Finding:
     phase
         ``"forward"``, ``"backward"`` or ``"optimizer"``.
     op
-        The operator, as ``aten.sum.default``; empty where it could not be told.
+        The operator with its overload, as ``aten::sum.dim_IntList``; empty where it could not be told.
     module
         Qualified name in the guarded model, else a class name, else empty.
     location

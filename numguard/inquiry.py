@@ -209,14 +209,24 @@ class Inquiry:
 
     def degrade(self, stage: str, what: str, advice: str) -> None:
         """Enter a ``degraded`` finding, once for each stage and reason."""
-        entered = self._casebook.add("degraded", (stage, what), message=what, advice=advice, evidence={"stage": stage})
+        self.enter("degraded", (stage, what), message=what, advice=advice, evidence={"stage": stage})
+
+    def enter(self, kind: str, key: tuple[object, ...], **fields: Any) -> None:
+        """Enter a finding that no check of an operator made; one with the same key only counts."""
+        entered = self._casebook.add(kind, key, **fields)
         if entered is not None:
-            self._entered[entered[0].id] = entered
+            known = self._entered.get(entered[0].id)
+            self._entered[entered[0].id] = entered[0], entered[1] or (known is not None and known[1])
 
     def take_new(self) -> tuple[Finding, ...]:
         """Return what was entered since the last call, or since anything was asked, and had not been found before."""
+        return self.take()[1]
+
+    def take(self) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
+        """Return what was entered since the last call, and the part of it that had not been found before."""
         entered, self._entered = self._entered, {}
-        return tuple(finding for finding, is_new in entered.values() if is_new)
+        every = tuple(finding for finding, _ in entered.values())
+        return every, tuple(finding for finding, is_new in entered.values() if is_new)
 
 
 def _advice(observation: Observation) -> str:

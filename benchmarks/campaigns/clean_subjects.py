@@ -10,6 +10,13 @@ _ROWS: Final = ({"n": 64, "c": 37}, {"n": 5, "c": 300})
 _IMAGES: Final = ({"b": 2, "c": 8, "h": 9, "w": 11},)
 _VOLUMES: Final = ({"b": 2, "c": 4, "t": 6, "h": 7, "w": 9},)
 
+#: Subjects that torch 2.13.0 gets wrong on clean data, with why: an error of theirs is no false alarm.
+WRONG_IN_TORCH: Final = {
+    "F.embedding_bag(i[None], x, mode='sum', scale_grad_by_freq=True)": (
+        "the gradient is divided by the frequency of another index (pytorch issue 190063)"
+    ),
+}
+
 
 def _further() -> Iterator[Subject]:
     for call in (
@@ -42,5 +49,6 @@ def _further() -> Iterator[Subject]:
 
 
 def clean_subjects() -> tuple[Subject, ...]:
-    """Return every subject, those of short programs left out: they are for the compiler."""
-    return (*(entry for entry in subjects() if entry.family != "pipelines"), *_further())
+    """Return every subject but those that torch gets wrong, and short programs, which are for the compiler."""
+    known = (entry for entry in subjects() if entry.family != "pipelines" and entry.name not in WRONG_IN_TORCH)
+    return (*known, *_further())

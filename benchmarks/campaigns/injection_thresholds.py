@@ -37,8 +37,10 @@ def _judge(check: Check, call: KernelCall) -> list[Comparison]:
     return list(check.judge(after, captured, _PROBE))
 
 
-def _places(check: Check, call: KernelCall) -> list[Places]:
+def _places(check: Check, call: KernelCall) -> list[Places | None]:
     """Return, for every comparison, the flat places of its elements among all results laid end to end.
+
+    None where a comparison holds no elements of results but says whether they keep a rule.
 
     The results are overwritten for a moment by numbers that tell where they stand.
     """
@@ -55,7 +57,10 @@ def _places(check: Check, call: KernelCall) -> list[Places]:
     finally:
         for result, values in zip(call.results, clean, strict=True):
             result.copy_(values)
-    return [np.array([known[tag] for tag in tags], dtype=np.int64) for tags in tags_of]
+    return [
+        np.array([known[tag] for tag in tags], dtype=np.int64) if known.keys() >= set(tags) else None
+        for tags in tags_of
+    ]
 
 
 def _flat(comparison: Comparison, bound: Tensor) -> Bounds:
@@ -110,23 +115,23 @@ def thresholds_of(call: KernelCall) -> Thresholds:
             comparisons = _judge(check, call)
         except NotCovered:
             continue
-        _enter(alarm, lenient, shadow, comparisons, _places(check, call))
+        places = _places(check, call)
+        placed = [(made, where) for made, where in zip(comparisons, places, strict=True) if where is not None]
+        _enter(alarm, lenient, shadow, placed)
     cuts = np.cumsum(sizes)[:-1]
     return Thresholds(alarm=np.split(alarm, cuts), lenient=np.split(lenient, cuts), shadow=np.split(shadow, cuts))
 
 
-def _enter(
-    alarm: Bounds, lenient: Bounds, shadow: Bounds, comparisons: Sequence[Comparison], places: Sequence[Places]
-) -> None:
+def _enter(alarm: Bounds, lenient: Bounds, shadow: Bounds, placed: Sequence[tuple[Comparison, Places]]) -> None:
     strict = np.full_like(alarm, np.nan)
-    for comparison, where in zip(comparisons, places, strict=True):
+    for comparison, where in placed:
         if comparison.rounds_output:
             permissive = comparison.strict if comparison.permissive is None else comparison.permissive
             alarm[where] = np.fmin(alarm[where], _bound(comparison, permissive))
             strict[where] = np.fmin(strict[where], _bound(comparison, comparison.strict))
             shadow[where] = np.fmax(shadow[where], _shadow_share(comparison))
     lenient[:] = np.fmin(lenient, alarm)
-    for comparison, where in zip(comparisons, places, strict=True):
+    for comparison, where in placed:
         if not comparison.rounds_output:
             alarm[where] = np.where(np.isnan(strict[where]), 0.0, strict[where])
             lenient[where] = np.fmax(lenient[where], 0.0)

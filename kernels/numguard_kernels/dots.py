@@ -216,7 +216,7 @@ def _compilation(dtype: torch.dtype, limits: Limits) -> Compilation:
         num_threads=NUM_THREADS,
         elements_per_turn=shape["THREADS"] * shape["LANES"],
         bytes_per_element=2 * dtype.itemsize,
-        additions_per_element=10.0,
+        additions_per_element=9.0,
         fused_per_element=1.0,
         limits={"sm_90": limits},
     )

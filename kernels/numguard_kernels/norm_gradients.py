@@ -291,7 +291,8 @@ SPEC: Final = KernelSpec(
     cases=_cases(),
     compilations=(
         _compilation(torch.bfloat16, 4096, Limits(instructions_per_element=80.69, registers=177), _REASON),
-        _compilation(torch.float32, 4096, Limits(instructions_per_element=74.29, registers=176)),
+        # Registers: 168 by Triton 3.7, 180 by 3.9.
+        _compilation(torch.float32, 4096, Limits(instructions_per_element=74.29, registers=189)),
         _compilation(
             torch.bfloat16, 4096, Limits(instructions_per_element=58.38, registers=166), _REASON, is_layer=False
         ),

@@ -48,7 +48,8 @@ def two_product(a, b):
     if _EMULATED:
         error = _error_of_product(a, b, product)
     else:
-        error = tl.fma(a, b, -product)
+        # Triton's minus is a subtraction from zero; this becomes a sign of the operand on every release.
+        error = tl.fma(a, b, product * -1.0)
     return product, error
 
 

@@ -66,7 +66,8 @@ def _is_given_by_users(overload: torch._ops.OpOverload) -> bool:
 
 
 def _laid(item: Any, layout: str) -> Any:
-    return LAYOUTS[layout](item) if isinstance(item, Tensor) and fits(layout, item.dim()) else item
+    plain = isinstance(item, Tensor) and item.layout is torch.strided
+    return LAYOUTS[layout](item) if plain and fits(layout, item.dim()) else item
 
 
 def _overload(name: str) -> torch._ops.OpOverload | None:
@@ -91,7 +92,8 @@ def _fitted(other: torch._ops.OpOverload, overload: torch._ops.OpOverload, given
 
 
 def _examined(overload: torch._ops.OpOverload, given: Mapping[str, Any], trial: Trial) -> Outcome:
-    around = surroundings({name: x for name, value in given.items() for x in tensors_in(value)[:1]})
+    first = {name: x for name, value in given.items() for x in tensors_in(value)[:1]}
+    around = surroundings({name: x for name, x in first.items() if x.layout is torch.strided})
     try:
         answer = Inquiry().ask(overload, (), given)
     except NOT_OFFERED as reason:

@@ -101,6 +101,7 @@ def _scatters() -> Iterator[Subject]:
         "torch.zeros(k, c, dtype=x.dtype).scatter_reduce(0, i[:, None].expand(n, c), x, 'mean')",
         "torch.segment_reduce(x, 'sum', lengths=torch.tensor([n]))",
         "torch.segment_reduce(x, 'mean', lengths=torch.tensor([n]))",
+        "torch.segment_reduce(x, 'max', lengths=torch.tensor([n]))",
     ):
         yield subject(call, "scatters", _SLOTS, large=_SLOTS_PAST_COUNTING, **rows)
     for call in (
@@ -112,6 +113,7 @@ def _scatters() -> Iterator[Subject]:
         "F.embedding_bag(i, x, torch.arange(n), mode='sum')",
         "F.embedding_bag(i[None], x, mode='sum')",
         "F.embedding_bag(i[None], x, mode='mean')",
+        "F.embedding_bag(i[None], x, mode='sum', scale_grad_by_freq=True)",
     ):
         yield subject(call, "scatters", _SLOTS, large=_SLOTS_PAST_COUNTING, **read)
     counted = "torch.bincount(i, x)"

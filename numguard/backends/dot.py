@@ -1,5 +1,6 @@
 """Inner products and checksums of matrix products, with the sums of their magnitudes."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,8 @@ from numguard.backends.selection import backend_for, native_library_for
 from numguard.errors import UsageError
 
 if TYPE_CHECKING:
+    from array import array
+
     from numguard_kernels.native import Bound as Bound
     from numguard_kernels.native import JudgedElements as JudgedElements
     from numguard_kernels.native import Judging as Judging
@@ -98,3 +101,42 @@ def native_judged_checksums(
     from numguard_kernels import native
 
     return native.judged_checksums(library, a, b, c, added, first_sign, by)
+
+
+def native_judged_parts(
+    tensors: Sequence[Tensor | None],
+    elements: "tuple[array[int], array[int]]",
+    by: "Judging",
+    summed: "tuple[array[int], array[int]] | None",
+    summed_by: "Judging | None",
+    first_sign: int,
+) -> "tuple[JudgedElements, JudgedElements | None] | None":
+    """Judge parts of a product, as :func:`numguard_kernels.native.judged_parts`; None without the twin.
+
+    Parameters
+    ----------
+    tensors
+        What the words point into, which the twin must be able to read.
+    elements, summed
+        Words, with dtypes by :func:`dtype_number`, and sizes.
+    """
+    library = native_library_for("dot", *tensors)
+    if library is None:
+        return None
+    from numguard_kernels import native
+
+    return native.judged_parts(
+        library,
+        native.Factors(*elements),
+        by,
+        None if summed is None else native.Factors(*summed),
+        summed_by,
+        first_sign,
+    )
+
+
+def dtype_number(dtype: torch.dtype) -> int | None:
+    """Return the twin's number of a dtype, or None where it does not know it."""
+    from numguard_kernels.native import DTYPES
+
+    return DTYPES.get(dtype)

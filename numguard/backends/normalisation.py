@@ -10,11 +10,13 @@ from numguard.backends.selection import native_library_for
 if TYPE_CHECKING:
     from numguard_kernels.native import JudgedRows as JudgedRows
     from numguard_kernels.native import Normalising as Normalising
+    from numguard_kernels.native import Weighing as Weighing
 
     JudgedNorm = tuple[JudgedRows, JudgedRows, JudgedRows]  # of results, means and rstd
 
 Numbers = tuple[float, float, float]
 NormRows = tuple[Tensor, Tensor, Tensor, Tensor]  # x, y, mean, rstd
+Columns = tuple[Tensor, Tensor, Tensor | None, Tensor]  # dy, x, mean, rstd
 GradientRows = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # dy, x, mean, rstd and the gradient
 
 
@@ -53,7 +55,7 @@ def native_layer_norm(
     rows: NormRows, weight: Tensor | None, bias: Tensor | None, by: "Normalising"
 ) -> "JudgedNorm | None":
     """Judge rows of a layer norm, as :func:`numguard_kernels.native.judged_layer_norm`; None without the twin."""
-    library = _library_for(rows)
+    library = _library_for(rows, weight, bias)
     if library is None:
         return None
     from numguard_kernels import native
@@ -63,7 +65,7 @@ def native_layer_norm(
 
 def native_layer_norm_gradient(rows: GradientRows, weight: Tensor | None, by: "Normalising") -> "JudgedRows | None":
     """Judge gradients, as :func:`numguard_kernels.native.judged_layer_norm_gradient`; None without the twin."""
-    library = _library_for(rows)
+    library = _library_for(rows, weight)
     if library is None:
         return None
     from numguard_kernels import native
@@ -71,6 +73,42 @@ def native_layer_norm_gradient(rows: GradientRows, weight: Tensor | None, by: "N
     return native.judged_layer_norm_gradient(library, rows, weight, by)
 
 
-def _library_for(rows: tuple[Tensor, ...]) -> ctypes.CDLL | None:
-    library = native_library_for("statistics", *rows)
+def weighing_record(
+    *,
+    smallest_normal: float,
+    shadow: float,
+    strict: Numbers,
+    permissive: Numbers | None,
+    result: Numbers,
+) -> "Weighing":
+    """Return what the twin judges gradients of weight and bias by, as :class:`numguard_kernels.native.Weighing`.
+
+    ``strict`` and ``permissive`` are unit roundoff, smallest rounding and limit of the buffer that rows are added to.
+    """
+    from numguard_kernels import native
+
+    return native.Weighing(
+        smallest_normal,
+        shadow,
+        native.Storing(*strict),
+        native.Storing(*(permissive or strict)),
+        native.Format(*result),
+        int(permissive is not None),
+    )
+
+
+def native_parameter_gradients(
+    columns: Columns, results: tuple[Tensor | None, Tensor | None], by: "Weighing"
+) -> "tuple[JudgedRows, JudgedRows] | None":
+    """Judge columns, as :func:`numguard_kernels.native.judged_parameter_gradients`; None without the twin."""
+    library = native_library_for("statistics", *columns, *results)
+    if library is None:
+        return None
+    from numguard_kernels import native
+
+    return native.judged_parameter_gradients(library, columns, results, by)
+
+
+def _library_for(rows: tuple[Tensor, ...], *parameters: Tensor | None) -> ctypes.CDLL | None:
+    library = native_library_for("statistics", *rows, *parameters)
     return library if library is not None and all(row.stride(-1) == 1 for row in rows) else None

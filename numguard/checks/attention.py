@@ -10,6 +10,7 @@ from torch import Tensor
 
 from numguard.checks.attention_examples import BACKWARD_FIRES, BACKWARD_SILENT, FIRES, SILENT
 from numguard.checks.check import Check, Probe
+from numguard.checks.judged_attention import AttentionCall, judged_gradients, judged_rows
 from numguard.checks.matmul_precision import precision_now
 from numguard.numerics.error_bounds import attention_bounds as bounds
 from numguard.numerics.error_bounds.attention_bounds import EXP_SIXTEEN, EXP_WIDE, AttentionModel
@@ -62,6 +63,12 @@ class Heads:
     def group(self) -> int:
         """Query heads that share a key head."""
         return self.query.shape[2]
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int, int, int, int]:
+        """Batches, key heads, queries per key head, queries and keys, features of a query and of a value."""
+        batches, kv_heads, group, num_queries, features = self.query.shape
+        return batches, kv_heads, group, num_queries, self.num_keys, features, self.value.shape[-1]
 
     def grouped(self, tensor: Tensor) -> Tensor:
         """Return a tensor ``[batch, heads, ...]`` of the query side with its heads grouped by key head."""
@@ -125,6 +132,15 @@ def _heads(call: OpCall) -> Heads:
         causal=call["is_causal"],
         scale=1.0 / sqrt(query.shape[-1]) if scale is None else scale,
     )
+
+
+def _given(call: OpCall) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return query, key, value and the mask, if any, for every query and key."""
+    query, key = call["query"].detach(), call["key"].detach()
+    mask = call.arguments.get("attn_mask", call.arguments.get("attn_bias"))
+    if mask is not None:
+        mask = mask.detach().expand(*query.shape[:-1], key.shape[-2])
+    return query, key, call["value"].detach(), mask
 
 
 def _models(dtype: torch.dtype, device_type: str) -> tuple[AttentionModel, AttentionModel, Model]:
@@ -194,8 +210,18 @@ def _forward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
     if output.numel() == 0 or heads.num_keys == 0:
         return ()
     arithmetic = probe.arithmetic
-    model, _, grounds = _models(output.dtype, output.device.type)
+    model, permissive, grounds = _models(output.dtype, output.device.type)
     window = _window(heads, probe)
+    if lse.numel():
+        lse = lse.reshape(*output.shape[:2], -1)[..., : heads.num_queries]
+    result = window.cut(heads.grouped(output))
+    log_result = window.cut(heads.grouped(lse)) if lse.numel() else None
+    if arithmetic.fused is not None:
+        known = AttentionCall(heads.sizes, heads.scale, heads.causal, model, permissive, grounds)
+        tensors = (*_given(call), output, lse if lse.numel() else None)
+        judged = judged_rows(known, window, tensors, (result, log_result), arithmetic)
+        if judged is not None:
+            return judged
     scores = _scores(heads, window, model, arithmetic)
     value = window.of_keys(heads.value)
     peak = arithmetic.maximum(scores.value, (-1,), True)
@@ -216,7 +242,7 @@ def _forward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
     comparisons = [
         _comparison(
             "output",
-            window.cut(heads.grouped(output)),
+            result,
             arithmetic.product(weights, value),
             bound,
             bound,
@@ -224,15 +250,12 @@ def _forward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
             grounds,
         )
     ]
-    if lse.numel():
-        lse = lse.reshape(*output.shape[:2], -1)[..., : heads.num_queries]
+    if log_result is not None:
         log_total = total.log()
         bound = bounds.logsumexp_bound(relative, log_total, model)
         exact = (peak + log_total).squeeze(-1)
         bound = bound.squeeze(-1)
-        comparisons.append(
-            _comparison("logsumexp", window.cut(heads.grouped(lse)), exact, bound, bound, model, grounds)
-        )
+        comparisons.append(_comparison("logsumexp", log_result, exact, bound, bound, model, grounds))
     return comparisons
 
 
@@ -329,13 +352,26 @@ def _backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]
     judge = _Judge(strict=strict, permissive=permissive, grounds=grounds, arithmetic=probe.arithmetic)
     half = replace(probe, limit=probe.limit / 4)
     by_query, by_key = _window(heads, half), _window(heads, half, keys=True)
-    gradients = _gradients(call, heads, by_query, strict, probe.arithmetic)
     key_blocks = -(-heads.num_keys // bounds.KEY_BLOCK) + 1
     query_blocks = (-(-heads.num_queries // bounds.QUERY_BLOCK) + 1) * heads.group
+    cut = (by_key.batches, by_key.heads, by_key.keys)
+    results = by_query.cut(heads.grouped(grad_query)), grad_key[cut], grad_value[cut]
+    if probe.arithmetic.fused is not None:
+        known = AttentionCall(heads.sizes, heads.scale, heads.causal, strict, permissive, grounds)
+        lse = call["logsumexp"].detach().reshape(call["query"].shape[:-1])
+        tensors = (
+            *(*_given(call), call["out"].detach(), lse),
+            *(call["grad_out"].detach(), grad_query, grad_key, grad_value),
+        )
+        blocks = (float(key_blocks), float(query_blocks))
+        judged = judged_gradients(known, (by_query, by_key), tensors, results, blocks, probe.arithmetic)
+        if judged is not None:
+            return judged
+    gradients = _gradients(call, heads, by_query, strict, probe.arithmetic)
     comparisons = [
         judge.compare(
             "grad_query",
-            by_query.cut(heads.grouped(grad_query)),
+            results[0],
             gradients.scores,
             gradients.scores_error,
             by_query.of_keys(heads.key),
@@ -348,11 +384,10 @@ def _backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]
     weights, weights_error, scores, scores_error = (_merged(x).transpose(-1, -2) for x in gradients)
     query = _merged(by_key.of_queries(heads.query))
     grad = _merged(by_key.of_queries(heads.grouped(call["grad_out"])))
-    cut = (by_key.batches, by_key.heads, by_key.keys)
     return [
         *comparisons,
-        judge.compare("grad_key", grad_key[cut], scores, scores_error, query, heads.scale, query_blocks),
-        judge.compare("grad_value", grad_value[cut], weights, weights_error, grad, 1.0, query_blocks),
+        judge.compare("grad_key", results[1], scores, scores_error, query, heads.scale, query_blocks),
+        judge.compare("grad_value", results[2], weights, weights_error, grad, 1.0, query_blocks),
     ]
 
 

@@ -81,7 +81,10 @@ def statistics_of(row: RowMoments, eps: float, height: int, accumulator: torch.d
     error = variance_bound(variance, row.mean, mean_error, height, accumulator)
     error = bounded_while(4.0 * row.num_terms * (variance + row.mean * row.mean), accumulator, error)
     relative = reciprocal_root_bound(error, variance + eps, accumulator)
-    return Statistics(row.mean, (variance + eps).rsqrt(), mean_error, relative, variance, error)
+    shifted = variance + eps
+    # Of equal elements with eps = 0 torch defines 1 / sqrt(0) as 0; what rounding makes of them nobody can say.
+    rstd = torch.where(shifted == 0, 0.0, shifted.rsqrt())
+    return Statistics(row.mean, rstd, mean_error, relative, variance, error)
 
 
 def stored(given: Statistics, eps: float, storage: torch.dtype | None, accumulator: torch.dtype) -> Statistics:

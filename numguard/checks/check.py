@@ -122,6 +122,12 @@ class Check:
         ``cost(call)`` estimates the multiply-adds of a complete shadow, for the sampler's first plan.
     phases
         Phases in which calls are checked, of ``"forward"``, ``"backward"`` and ``"optimizer"``; None for all.
+    reads_sparse
+        Whether it judges sparse tensors.
+    adds_widely
+        ``adds_widely(call)`` observes whether this very call adds in more digits than its result has, so that the
+        strict bound holds for it; None where that cannot be seen. Only for checks whose strict bound is proved for
+        any order of the additions. It may run the operator on private tensors.
     silent, fires
         Examples for the registry test.
     advice
@@ -135,6 +141,8 @@ class Check:
     capture: Callable[[OpCall, Probe], Any] | None = None
     cost: Callable[[OpCall], float]
     phases: frozenset[str] | None = None
+    reads_sparse: bool = False
+    adds_widely: Callable[[OpCall], bool | None] | None = None
     silent: tuple[Example, ...] = field(default=())
     fires: tuple[Example, ...] = field(default=())
     advice: str = ""

@@ -6,7 +6,7 @@ weights of plus and minus one covers the rest.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -16,72 +16,18 @@ from numguard.checks.contraction_examples import FIRES, SILENT
 from numguard.checks.freivalds import checksum
 from numguard.checks.gemm import Gemm, gemm_of
 from numguard.checks.integer_products import exact_comparison, integer_product
+from numguard.checks.judged_contractions import judged_contraction
 from numguard.checks.judged_products import judged_elements
-from numguard.checks.matmul_precision import Precision, precision_now, reads_subnormals_as_zero
+from numguard.checks.matmul_precision import Precision, precision_now, reads_subnormals_as_zero, with_stored_sums
+from numguard.checks.product_blocks import Block, blocks_of
 from numguard.numerics.error_bounds.contraction_bounds import product_bound, product_shadow_error
 from numguard.shadow.call import OpCall, mutated_arguments
 from numguard.shadow.comparison import Comparison, NotCovered
 
-ALL: Final = slice(None)
-READINGS: Final = 4  # passes of the checksum over its operands: value, size, square, and the copy in float64
 
-
-class Block(NamedTuple):
-    """Evenly spaced batches, rows and columns of a product."""
-
-    batches: slice = ALL
-    rows: slice = ALL
-    columns: slice = ALL
-
-    @property
-    def complete(self) -> bool:
-        """True where nothing is left out."""
-        return self.rows == ALL and self.columns == ALL and self.batches == ALL
-
-    def of(self, gemm: Gemm) -> Gemm:
-        """Return the product restricted to this block, as views."""
-        added = None if gemm.added is None else self.cut(gemm.added)
-        return replace(gemm, a=gemm.a[self.batches, self.rows], b=gemm.b[self.batches, :, self.columns], added=added)
-
-    def cut(self, matrix: Tensor) -> Tensor:
-        """Return this block of a matrix ``[B, M, N]``."""
-        return matrix[self.batches, self.rows, self.columns]
-
-
-def _taken(count: int, chosen: slice) -> int:
-    return len(range(count)[chosen])
-
-
-def _sampled(gemm: Gemm, probe: Probe) -> Block:
-    """Return the elements to form again: rows first, then batches, then columns where one row is too many."""
-    batches, rows, columns = gemm.shape
-    terms = 2 * max(1, gemm.num_terms)  # the value and its mass
-    chosen_rows = probe.rows(rows, batches * columns * terms)
-    cost = _taken(rows, chosen_rows) * terms
-    chosen_batches = probe.rows(batches, columns * cost)
-    cost *= _taken(batches, chosen_batches)
-    chosen_columns = probe.rows(columns, cost)
-    probe.afford(cost * _taken(columns, chosen_columns))
-    return Block(batches=chosen_batches, rows=chosen_rows, columns=chosen_columns)
-
-
-def _summed(gemm: Gemm, probe: Probe) -> Block:
-    """Return the block that the checksum covers: all of the product where reading it once is within the limit."""
-    batches, rows, columns = gemm.shape
-    terms = READINGS * max(1, gemm.num_terms)
-    columns *= READINGS
-    chosen_rows = probe.rows(rows, batches * (terms + columns))
-    taken = _taken(rows, chosen_rows)
-    chosen_batches = probe.rows(batches, taken * (terms + columns) + terms * columns)
-    cost = _taken(batches, chosen_batches) * (READINGS * taken + terms)
-    chosen_columns = probe.rows(gemm.shape[2], cost)
-    return Block(batches=chosen_batches, rows=chosen_rows, columns=chosen_columns)
-
-
-def _blocks(gemm: Gemm, probe: Probe) -> tuple[Block, Block | None]:
-    block = _sampled(gemm, probe)
-    wanted = not (block.complete or gemm.rectified) and gemm.a.dtype.is_floating_point
-    return block, _summed(gemm, probe) if wanted else None
+def _blocks_of(gemm: Gemm, probe: Probe) -> tuple[Block, Block | None]:
+    is_summed = not gemm.rectified and gemm.a.dtype.is_floating_point
+    return blocks_of(gemm.shape, gemm.num_terms, probe, is_summed=is_summed)
 
 
 def _overwritten(call: OpCall) -> bool:
@@ -102,7 +48,7 @@ def _capture(call: OpCall, probe: Probe) -> tuple[Tensor, Tensor | None] | None:
         return None  # judge says so again
     if gemm.added is None:
         return None
-    block, summed = _blocks(gemm, probe)
+    block, summed = _blocks_of(gemm, probe)
     return block.cut(gemm.added).clone(), None if summed is None else summed.cut(gemm.added).clone()
 
 
@@ -159,20 +105,19 @@ def _integers(gemm: Gemm, result: Tensor, probe: Probe) -> Comparison:
 def _precision(gemm: Gemm, result: Tensor) -> Precision:
     """Return the models, allowing for products that are stored before the next is added."""
     precision = precision_now(gemm.a.dtype, result.dtype, result.device.type)
-    stored = precision.permissive
-    if stored.num_partials and (gemm.added is not None or gemm.num_sums > 1):
-        num_partials = stored.num_partials * (gemm.num_sums if gemm.num_sums == 1 else gemm.num_sums + 1)
-        stored = replace(stored, num_partials=num_partials, partial_largest=torch.finfo(result.dtype).max)
-    return precision._replace(permissive=stored)
+    return with_stored_sums(precision, result.dtype, adds=gemm.added is not None, num_sums=gemm.num_sums)
 
 
 def _judge(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
+    judged = judged_contraction(call, probe) if captured is None else None
+    if judged is not None:
+        return judged
     gemm = gemm_of(call)
     batches, rows, columns = gemm.shape
     if batches * rows * columns == 0:
         return ()
     result = call.output.detach().reshape(gemm.shape)
-    block, summed = _blocks(gemm, probe)
+    block, summed = _blocks_of(gemm, probe)
     part, computed = block.of(gemm), block.cut(result)
     if captured is not None:
         part = replace(part, added=captured[0])

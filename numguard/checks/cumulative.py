@@ -22,26 +22,27 @@ from numguard.shadow.comparison import Comparison, NotCovered
 COST: Final = 3.0  # the value, its magnitude and the bound, per element
 
 
-class _Accumulators(NamedTuple):
-    """What the additions are rounded to: the best that this operator is known to use, and the least it may."""
+class Accumulators(NamedTuple):
+    """What the partial results are rounded to: the best that this operator is known to use, and the least it may."""
 
     strict: torch.dtype
     permissive: torch.dtype
 
 
-def _accumulators(result: Tensor) -> _Accumulators:
+def accumulators_of(result: Tensor) -> Accumulators:
     """Return float64 and float32 for float32 on the CPU, whose kernel adds in ``at::acc_type``, float64 there."""
     wide = accumulator_dtype(result.dtype)
     if result.device.type != "cpu":
-        return _Accumulators(wide, result.dtype)
-    return _Accumulators(torch.float64 if result.dtype == torch.float32 else wide, wide)
+        return Accumulators(wide, result.dtype)
+    return Accumulators(torch.float64 if result.dtype == torch.float32 else wide, wide)
 
 
-def _picked(shape: torch.Size, probe: Probe) -> tuple[slice, ...]:
+def picked_rows(shape: torch.Size, probe: Probe) -> tuple[slice, ...]:
+    """Return which rows, of the last dimension, are checked."""
     return sampled_rows(shape[:-1], COST * max(1, shape[-1]), probe)
 
 
-def _capture(call: OpCall, probe: Probe) -> Tensor | None:
+def keep_rows(call: OpCall, probe: Probe) -> Tensor | None:
     """Copy the rows that ``judge`` will look at, where the operator overwrites them."""
     source = call["self"].detach()
     if source.layout != torch.strided:
@@ -50,7 +51,7 @@ def _capture(call: OpCall, probe: Probe) -> Tensor | None:
     if written is None or written.untyped_storage().data_ptr() != source.untyped_storage().data_ptr():
         return None
     rows = last(source, call["dim"])
-    return rows[_picked(rows.shape, probe)].clone()
+    return rows[picked_rows(rows.shape, probe)].clone()
 
 
 def _judge(call: OpCall, captured: Tensor | None, probe: Probe) -> Sequence[Comparison]:
@@ -58,7 +59,7 @@ def _judge(call: OpCall, captured: Tensor | None, probe: Probe) -> Sequence[Comp
     result = last(call.output.detach(), call["dim"])
     if not result.numel():
         return ()
-    picked = _picked(result.shape, probe)
+    picked = picked_rows(result.shape, probe)
     result = result[picked]
     source = last(call["self"].detach(), call["dim"])[picked] if captured is None else captured
     add = probe.arithmetic.prefix_totals
@@ -78,7 +79,7 @@ def _floats(x: Tensor, result: Tensor, narrows: bool, arithmetic: Arithmetic) ->
         exact = torch.where(overflowed, torch.finfo(result.dtype).max, exact)
     length = result.shape[-1]
     position = torch.arange(length, dtype=torch.float64, device=x.device)
-    kinds = _accumulators(result)
+    kinds = accumulators_of(result)
     limits = torch.finfo(result.dtype if narrows else kinds.permissive)
     strict, permissive = (prefix_sum_bound(mass, position, unit_roundoff(kind), limits.max) for kind in kinds)
     if narrows:  # once per element; twice the unit roundoff allows for its part in the errors of the additions
@@ -102,7 +103,7 @@ CHECKS: tuple[Check, ...] = (
         family="cumulative",
         ops=("aten::cumsum", "aten::cumsum_", "aten::cumsum.out"),
         judge=_judge,
-        capture=_capture,
+        capture=keep_rows,
         cost=cost_per_element("self", COST),
         silent=CUMSUM.silent,
         fires=CUMSUM.fires,

@@ -10,6 +10,7 @@ from numguard.checks.check import Check, Example, Probe
 from numguard.checks.planted_faults import flipped_bit, planted_nan, stale_row
 from numguard.checks.reduced_rows import require_numbers
 from numguard.checks.row_samples import sampled_rows
+from numguard.checks.sign_rules import not_negative
 from numguard.numerics.error_bounds.distance_bounds import distance_bound, product_distance_bound
 from numguard.numerics.error_bounds.exponential_bounds import accumulator_of
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
@@ -65,6 +66,7 @@ def _judge(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
             model="calibrated" if result.device.type == "cpu" else "assumed",
             propagates_nonfinite=power not in (0.0, float("inf")) and result.dtype != torch.float64,
         ),
+        not_negative("result", result[picked]),
     )
 
 

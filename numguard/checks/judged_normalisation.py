@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from numguard.backends.normalisation import normalising_record
-from numguard.numerics.error_bounds.exponential_bounds import accumulator_of
+from numguard.backends.normalisation import normalising_record, weighing_record
+from numguard.checks.normalised_rows import Columns
+from numguard.numerics.error_bounds.exponential_bounds import accumulator_of, storage_of
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF, smallest_rounding
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
 from numguard.shadow.arithmetic import Arithmetic
 from numguard.shadow.comparison import Comparison
 
 if TYPE_CHECKING:
-    from numguard.backends.normalisation import JudgedRows, Normalising
+    from numguard.backends.normalisation import JudgedRows, Normalising, Weighing
 
 
 def _format(dtype: torch.dtype) -> tuple[float, float, float]:
@@ -46,7 +47,12 @@ def _normalising(
 
 
 def _comparison(
-    output: str, computed: Tensor, judged: "JudgedRows", *, propagates_nonfinite: bool = True
+    output: str,
+    computed: Tensor,
+    judged: "JudgedRows",
+    *,
+    assumed: bool = False,
+    propagates_nonfinite: bool = True,
 ) -> Comparison:
     return Comparison(
         output=output,
@@ -55,7 +61,7 @@ def _comparison(
         strict=judged.strict,
         permissive=judged.permissive,
         shadow_error=judged.shadow_error,
-        model="calibrated",
+        model="assumed" if assumed else "calibrated",
         propagates_nonfinite=propagates_nonfinite,
         verdict=judged.verdict,
     )
@@ -77,7 +83,7 @@ def judged_layer_norm(
     rows
         x, y, mean and rstd of the picked rows.
     weight, bias
-        One float64 row each.
+        One row each, contiguous.
     height, taller
         Of the operator's sums, and by how much the shadow's are taller.
     """
@@ -107,3 +113,45 @@ def judged_input_gradient(
         rows, weight, _normalising(x.dtype, result.dtype, mean.dtype, 0.0, 0, 1.0)
     )
     return None if judged is None else _comparison("grad_input", result, judged)
+
+
+@lru_cache(maxsize=64)
+def _weighing(source: torch.dtype, result: torch.dtype, *, stores: bool) -> "Weighing":
+    """Return the coefficients of gradients of weight and bias; ``stores`` says that rows are added in 16 bits."""
+    accumulator, storage = accumulator_of(source), storage_of(source) if stores else None
+
+    def buffer(dtype: torch.dtype) -> tuple[float, float, float]:
+        return UNIT_ROUNDOFF[dtype], smallest_rounding(dtype), 0.999 * torch.finfo(dtype).max
+
+    return weighing_record(
+        smallest_normal=torch.finfo(accumulator).smallest_normal,
+        shadow=SHADOW_ROUNDOFF / UNIT_ROUNDOFF[accumulator],
+        strict=buffer(accumulator),
+        permissive=None if storage is None else buffer(storage),
+        result=_format(result),
+    )
+
+
+def judged_parameter_gradients(
+    columns: Columns, results: tuple[Tensor | None, Tensor | None], arithmetic: Arithmetic
+) -> Sequence[Comparison] | None:
+    """Return the comparisons of the gradients of weight and bias, judged; None where the route cannot read the tensors.
+
+    Parameters
+    ----------
+    results
+        Both gradients on the picked columns, or None.
+    """
+    given = [result for result in results if result is not None]
+    if arithmetic.fused is None or not given or any(result.dtype != given[0].dtype for result in given):
+        return None
+    assumed = columns.mean is None  # a root-mean-square norm
+    by = _weighing(columns.dy.dtype, given[0].dtype, stores=not assumed)
+    judged = arithmetic.fused.parameter_gradients((columns.dy, columns.x, columns.mean, columns.rstd), results, by)
+    if judged is None:
+        return None
+    return [
+        _comparison(name, result, rows, assumed=assumed)
+        for name, result, rows in zip(("grad_weight", "grad_bias"), results, judged, strict=True)
+        if result is not None
+    ]

@@ -61,7 +61,7 @@ def _bound(
 
 
 @lru_cache(maxsize=1024)
-def _judging(
+def judging(
     precision: Precision,
     dtype: torch.dtype,
     terms: int,
@@ -100,9 +100,10 @@ def _judging(
     )
 
 
-def _comparison(
+def comparison_of(
     output: str, computed: Tensor, judged: "JudgedElements", by: "Judging", precision: Precision
 ) -> Comparison:
+    """Return the comparison of what has been judged by some coefficients."""
     return Comparison(
         output=output,
         computed=computed,
@@ -123,7 +124,7 @@ def _detached(tensor: Tensor | None) -> Tensor | None:
 def judged_elements(gemm: Gemm, result: Tensor, arithmetic: Arithmetic, precision: Precision) -> Comparison | None:
     """Return the comparison of all elements of a product, judged; None where the route cannot read the operands."""
     assert arithmetic.fused is not None
-    by = _judging(
+    by = judging(
         precision,
         result.dtype,
         gemm.num_terms + gemm.num_sums,
@@ -136,7 +137,7 @@ def judged_elements(gemm: Gemm, result: Tensor, arithmetic: Arithmetic, precisio
         gemm.a.dtype != torch.float64 and gemm.alpha != 0 and not gemm.rectified,
     )
     judged = arithmetic.fused.elements(gemm.a.detach(), gemm.b.detach(), result, _detached(gemm.added), by)
-    return None if judged is None else _comparison("result", result, judged, by, precision)
+    return None if judged is None else comparison_of("result", result, judged, by, precision)
 
 
 def judged_checksum(
@@ -145,7 +146,7 @@ def judged_checksum(
     """Return the comparison of the checksums of a product, judged; None where the route cannot read the operands."""
     assert arithmetic.fused is not None
     num_rows = gemm.a.shape[-2]
-    by = _judging(
+    by = judging(
         precision,
         result.dtype,
         gemm.num_terms,
@@ -160,4 +161,4 @@ def judged_checksum(
     judged = arithmetic.fused.checksums(gemm.a.detach(), gemm.b.detach(), result, _detached(gemm.added), first_sign, by)
     if judged is None or judged.computed is None:
         return None
-    return _comparison("checksum", judged.computed, judged, by, precision)
+    return comparison_of("checksum", judged.computed, judged, by, precision)

@@ -20,6 +20,10 @@ _FACTOR: Final = np.float32(1e20)
 STORED_PARTIALS: Final = 2  # the product and the sum, where an implementation stores both in the output dtype
 
 
+#: Unit roundoff to which factors are rounded first (0 for none); whether splits are stored; whether sums are float16.
+Flags = tuple[float, bool, bool]
+
+
 class Precision(NamedTuple):
     """The documented accumulation and the one that the flags and the build allow."""
 
@@ -70,10 +74,12 @@ def precision_now(dtype: torch.dtype, output: torch.dtype, device_type: str) -> 
     widens the bound and makes it an assumption. Accelerators: always an assumption; matrix units truncate, so their
     unit roundoff counts twice (Fasi, Higham, Mikaitis and Pranesh, PeerJ CS 7:e330, 2021).
     """
-    return _precision(
-        dtype,
-        output,
-        device_type,
+    return precision_of(dtype, output, device_type, flags_now(dtype, device_type))
+
+
+def flags_now(dtype: torch.dtype, device_type: str) -> Flags:
+    """Return what the backend flags say of factors of ``dtype`` on a device."""
+    return (
         _factor_roundoff(device_type) if dtype == torch.float32 else 0.0,
         device_type != "cpu" and _splits_in_sixteen_bits(dtype),
         _sums_in_half(dtype, device_type),
@@ -81,9 +87,9 @@ def precision_now(dtype: torch.dtype, output: torch.dtype, device_type: str) -> 
 
 
 @cache
-def _precision(
-    dtype: torch.dtype, output: torch.dtype, device_type: str, factors: float, splits: bool, sums_in_half: bool
-) -> Precision:
+def precision_of(dtype: torch.dtype, output: torch.dtype, device_type: str, flags: Flags) -> Precision:
+    """Return what :func:`precision_now` does for given flags."""
+    factors, splits, sums_in_half = flags
     strict = replace(ieee_accumulation(dtype), input_roundoff=factors)
     if device_type != "cpu":
         strict = replace(strict, model="assumed")
@@ -103,3 +109,13 @@ def _precision(
     if sums_in_half:
         permissive = replace(permissive, unit_roundoff=UNIT_ROUNDOFF[dtype], model="assumed")
     return Precision(strict, permissive)
+
+
+def with_stored_sums(precision: Precision, output: torch.dtype, *, adds: bool, num_sums: int) -> Precision:
+    """Return the models, allowing for products that are stored in 16 bits before the next, or C, is added."""
+    stored = precision.permissive
+    if not stored.num_partials or not (adds or num_sums > 1):
+        return precision
+    num_partials = stored.num_partials * (num_sums if num_sums == 1 else num_sums + 1)
+    stored = replace(stored, num_partials=num_partials, partial_largest=torch.finfo(output).max)
+    return precision._replace(permissive=stored)

@@ -11,6 +11,7 @@ from numguard.checks.check import Check, Probe, cost_per_element
 from numguard.checks.moment_examples import EXAMPLES
 from numguard.checks.reduced_rows import keep_overwritten, model_of, require_numbers, rows_of
 from numguard.checks.row_moments import RowMoments, moments_of
+from numguard.checks.sign_rules import not_negative
 from numguard.numerics.error_bounds.exponential_bounds import accumulator_of, bounded_while
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
 from numguard.numerics.error_bounds.moment_bounds import mean_bound, root_bound, variance_bound
@@ -64,7 +65,8 @@ def _judge(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
     row = moments_of(spread.source, spread.num_kept, probe.arithmetic)
     accumulator = _accumulator(source)
     returned, inner = _mean_error(row, accumulator, source)
-    comparisons = [_spread(call, spread.result, row, inner, accumulator)]
+    compared = _spread(call, spread.result, row, inner, accumulator)
+    comparisons = [compared, not_negative(compared.output, spread.result)]
     if len(rows) == 2:
         comparisons.append(
             Comparison(

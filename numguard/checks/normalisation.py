@@ -11,10 +11,18 @@ import torch
 from torch import Tensor
 
 from numguard.checks.check import Check, Probe, cost_per_element
-from numguard.checks.judged_normalisation import judged_input_gradient, judged_layer_norm
+from numguard.checks.judged_normalisation import judged_input_gradient, judged_layer_norm, judged_parameter_gradients
 from numguard.checks.normalisation_examples import FUSED_RMS_NORM, LAYER_NORM, LAYER_NORM_BACKWARD
 from numguard.checks.normalisation_replay import replay
-from numguard.checks.normalised_rows import Columns, Layout, columns_of, compare, flat_parameter, layout_of
+from numguard.checks.normalised_rows import (
+    Columns,
+    Layout,
+    columns_of,
+    compare,
+    flat_parameter,
+    layout_of,
+    wide_parameter,
+)
 from numguard.checks.row_samples import sampled_rows
 from numguard.numerics.error_bounds.exponential_bounds import accumulator_of, storage_of
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
@@ -68,6 +76,7 @@ def _layer_norm(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compariso
     if judged is not None:
         return judged
     x = picked.double()
+    weight, bias = wide_parameter(weight), wide_parameter(bias)
     row = statistics(x, call["eps"], probe.arithmetic)
     errors = statistics_bounds(row, call["eps"], count, height, accumulator)
     scaled = (x - row.mean) * row.rstd
@@ -90,7 +99,7 @@ def _rms_norm(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]
     count, accumulator = layout.length, accumulator_of(source.dtype)
     eps = torch.finfo(accumulator).eps if call["eps"] is None else call["eps"]
     rows = sampled_rows(layout.leading, FORWARD_COST * count, probe)
-    x, weight = layout.flat(source, rows).double(), flat_parameter(call["weight"])
+    x, weight = layout.flat(source, rows).double(), wide_parameter(call["weight"])
     y, rstd = (layout.flat(part, rows) for part in call.output)
     mean_square = probe.arithmetic.total(x * x, (-1,), True) / count
     exact_rstd = (mean_square + eps).rsqrt()
@@ -118,6 +127,7 @@ def _input_gradient(call: OpCall, layout: Layout, probe: Probe) -> Comparison:
     if judged is not None:
         return judged
     dy, x, mean, rstd = (part.double() for part in given)
+    weight = wide_parameter(weight)
     total = probe.arithmetic.total
     t = dy if weight is None else dy * weight
     xhat = (x - mean) * rstd
@@ -133,6 +143,11 @@ def _parameter_gradients(
     call: OpCall, layout: Layout, columns: Columns, arithmetic: Arithmetic
 ) -> Sequence[Comparison]:
     """Compare dgamma and dbeta (dgamma alone for rms_norm) on sampled columns."""
+    weight, bias = call.output[1], call.output[2] if len(call.output) == 3 else None
+    picked = tuple(None if x is None else x.detach()[columns.picked].reshape(-1) for x in (weight, bias))
+    judged = judged_parameter_gradients(columns, (picked[0], picked[1]), arithmetic)
+    if judged is not None:
+        return judged
     dy, x, rstd = columns.dy.double(), columns.x.double(), columns.rstd.double()
     mean = 0.0 if columns.mean is None else columns.mean.double()
     accumulator = accumulator_of(columns.dy.dtype)
@@ -143,15 +158,15 @@ def _parameter_gradients(
     parts = torch.stack((terms, dy, terms.abs(), magnitude, magnitude * rstd.abs() * size))
     weight_total, bias_total, weight_mass, bias_mass, spread = arithmetic.total(parts, (1,), False)
     comparisons = []
-    for name, result, exact, mass, slack in (
-        ("grad_weight", call.output[1], weight_total, weight_mass, 4.0 * UNIT_ROUNDOFF[accumulator] * spread),
-        ("grad_bias", call.output[-1], bias_total, bias_mass, torch.zeros_like(spread)),
+    for name, computed, exact, mass, slack in (
+        ("grad_weight", picked[0], weight_total, weight_mass, 4.0 * UNIT_ROUNDOFF[accumulator] * spread),
+        ("grad_bias", picked[1], bias_total, bias_mass, torch.zeros_like(spread)),
     ):
-        if result is None or (name == "grad_bias" and len(call.output) == 2):
+        if computed is None:
             continue
         strict = parameter_gradient_bound(mass, bias_mass, slack, layout.num_rows, accumulator)
         permissive = parameter_gradient_bound(mass, bias_mass, slack, layout.num_rows, storage) if storage else None
-        computed, assumed = result.detach()[columns.picked].reshape(-1), columns.mean is None
+        assumed = columns.mean is None
         comparisons.append(compare(name, computed, exact, strict, accumulator, permissive=permissive, assumed=assumed))
     return comparisons
 
@@ -182,7 +197,7 @@ def _rms_norm_backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Co
         count, accumulator = layout.length, accumulator_of(call["input"].dtype)
         rows = sampled_rows(layout.leading, BACKWARD_COST * count, probe)
         dy, x, rstd = (layout.flat(call[name], rows).double() for name in ("grad_out", "input", "rstd"))
-        weight, total = flat_parameter(call["weight"]), probe.arithmetic.total
+        weight, total = wide_parameter(call["weight"]), probe.arithmetic.total
         t, xhat = dy if weight is None else dy * weight, x * rstd
         second, mass = total(torch.stack((t * xhat, (t * xhat).abs())), (-1,), True) / count
         exact = rstd * (t - xhat * second)

@@ -33,6 +33,8 @@ class Layout(NamedTuple):
     def flat(self, tensor: Tensor, rows: tuple[slice, ...]) -> Tensor:
         """Return the picked rows with the normalised dimensions merged into the last."""
         picked = tensor.detach()[rows]
+        if len(self.normalised) == 1 or tensor.dim() == len(self.leading) + 1:
+            return picked
         return picked.reshape(*picked.shape[: len(self.leading)], -1)
 
     def columns(self, tensor: Tensor, picked: tuple[slice, ...]) -> Tensor:
@@ -48,6 +50,14 @@ def layout_of(call: OpCall) -> Layout:
 
 
 def flat_parameter(parameter: Tensor | None) -> Tensor | None:
+    """Return weight or bias as one row, contiguous."""
+    if parameter is None:
+        return None
+    row = parameter.detach()
+    return row.contiguous() if row.dim() == 1 else row.reshape(-1)
+
+
+def wide_parameter(parameter: Tensor | None) -> Tensor | None:
     """Return weight or bias as one float64 row."""
     return None if parameter is None else parameter.detach().double().reshape(-1)
 

@@ -96,10 +96,18 @@ def _try_index_put(dtype: torch.dtype, rank: str, index_rank: str) -> tuple[Tens
     return index.reshape(-1), values.reshape(index.numel(), -1), base.reshape(5, -1), result.reshape(5, -1)
 
 
+def _try_segments(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    source, lengths = _private(dtype, 400), torch.tensor([150, 1, 249])
+    index = torch.repeat_interleave(torch.arange(3), lengths)
+    result = aten.segment_reduce(source, "sum", lengths=lengths)
+    return index, source.unsqueeze(1), torch.zeros(3, 1, dtype=dtype), result.unsqueeze(1)
+
+
 _TRIALS: Final[dict[str, Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]]] = {
     "embedding_dense_backward": _try_embedding,
     "index_add": _try_index_add,
     "index_put": _try_index_put,
+    "segment_reduce": _try_segments,
 }
 
 

@@ -41,6 +41,14 @@ def _max_backward(op: Any, backward: Any, *arguments: Any, **image: Any) -> Any:
     return call
 
 
+def _fractional_backward(dtype: torch.dtype, generator: Generator) -> Any:
+    x = _image(dtype, generator)
+    samples = torch.rand(2, 3, 2, generator=generator).to(dtype)
+    y, indices = aten.fractional_max_pool2d(x, [3, 2], [4, 5], samples)
+    grad = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(dtype)
+    return aten.fractional_max_pool2d_backward.default, (grad, x, [3, 2], [4, 5], indices), {}
+
+
 def _average_backward(op: Any, backward: Any, *arguments: Any, **image: Any) -> Any:
     def call(dtype: torch.dtype, generator: Generator) -> Any:
         x = _image(dtype, generator, **image)
@@ -119,8 +127,10 @@ EXAMPLES: Final = {
                 name="adaptive",
                 call=_max_backward(aten.adaptive_max_pool2d.default, aten.adaptive_max_pool2d_backward.default, [4, 3]),
             ),
+            Example(name="fractional", call=_fractional_backward, dtypes=_WIDE),
         ),
         fires=(
+            Example(name="fractional", call=_fractional_backward, corrupt=flipped_bit, dtypes=_WIDE),
             Example(name="flipped bit", call=_max_backward(_MAX, _MAX_GRAD, *_PLAIN), corrupt=flipped_bit),
             Example(name="stale sample", call=_max_backward(_MAX, _MAX_GRAD, *_PLAIN), corrupt=stale_row),
         ),

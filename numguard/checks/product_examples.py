@@ -13,8 +13,8 @@ from numguard.checks.sum_examples import INTEGERS, calling, constant, hidden, la
 aten = torch.ops.aten
 
 
-def _near_one(*shape: int) -> Any:
-    """Draw factors within 10 % of plus or minus one."""
+def near_one(*shape: int) -> Any:
+    """Return what draws factors within 10 % of plus or minus one."""
 
     def make(dtype: torch.dtype, generator: Generator) -> Tensor:
         x = 1.0 + 0.1 * (torch.rand(shape, generator=generator, dtype=torch.float64) * 2.0 - 1.0)
@@ -24,7 +24,8 @@ def _near_one(*shape: int) -> Any:
     return make
 
 
-def _with_zero(x: Tensor) -> Tensor:
+def with_zero(x: Tensor) -> Tensor:
+    """Return the same matrix with a column of zeros."""
     x[:, 1] = 0
     return x
 
@@ -34,18 +35,18 @@ def _dropped_factor(output: Tensor, args: tuple[Any, ...]) -> Tensor:
     return wrong
 
 
-_ROWS: Final = calling(aten.prod.dim_int, _near_one(6, 60), 1)
+_ROWS: Final = calling(aten.prod.dim_int, near_one(6, 60), 1)
 _FEW: Final = calling(aten.prod.dim_int, laid_out(normal(6, 5), lambda x: x * 2.0), 1)
-_ZEROS: Final = calling(aten.prod.dim_int, laid_out(normal(4, 9), _with_zero), 1)
+_ZEROS: Final = calling(aten.prod.dim_int, laid_out(normal(4, 9), with_zero), 1)
 
 PROD: Final = Examples(
     silent=(
         Example(name="rows", call=_ROWS),
         Example(name="few", call=_FEW),
-        Example(name="columns", call=calling(aten.prod.dim_int, _near_one(60, 5), 0, True)),
-        Example(name="all", call=calling(aten.prod.default, _near_one(5, 7, 3))),
-        Example(name="longer than a block", call=calling(aten.prod.dim_int, _near_one(2, 1300), 1)),
-        Example(name="strided", call=calling(aten.prod.dim_int, laid_out(_near_one(8, 90), lambda x: x[::2, ::3]), 1)),
+        Example(name="columns", call=calling(aten.prod.dim_int, near_one(60, 5), 0, True)),
+        Example(name="all", call=calling(aten.prod.default, near_one(5, 7, 3))),
+        Example(name="longer than a block", call=calling(aten.prod.dim_int, near_one(2, 1300), 1)),
+        Example(name="strided", call=calling(aten.prod.dim_int, laid_out(near_one(8, 90), lambda x: x[::2, ::3]), 1)),
         Example(name="underflow", call=calling(aten.prod.dim_int, constant(0.25, 2, 700), 1)),
         Example(name="overflow", call=calling(aten.prod.dim_int, constant(4.0, 2, 700), 1)),
         Example(
@@ -61,7 +62,7 @@ PROD: Final = Examples(
         Example(name="infinity times zero", call=calling(aten.prod.dim_int, nonfinite(torch.inf, 0.0), 1)),
         Example(
             name="cast",
-            call=calling(aten.prod.dim_int, _near_one(6, 60), 1, dtype=torch.float32),
+            call=calling(aten.prod.dim_int, near_one(6, 60), 1, dtype=torch.float32),
             dtypes=(torch.bfloat16,),
         ),
         Example(name="integers", call=calling(aten.prod.dim_int, normal(7, 90), 1), dtypes=INTEGERS),

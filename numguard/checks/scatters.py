@@ -7,9 +7,12 @@ import torch
 from torch import Tensor
 
 from numguard.checks.check import Check, Probe
+from numguard.checks.judged_sums import judged_slots
+from numguard.checks.observed_slots import adds_widely
 from numguard.checks.order_replay import replay, reproduces
 from numguard.checks.repeated_sums import accepted_values
 from numguard.checks.scatter_examples import FIRES, SILENT
+from numguard.checks.sign_rules import of_one_sign
 from numguard.checks.slot_sums import SlotSum, overwritten_base, slot_sum_of
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
 from numguard.numerics.error_bounds.scatter_bounds import slot_bound
@@ -51,6 +54,9 @@ def _sums(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
     if result is None or not result.numel():
         return ()
     base = captured if captured is not None else summed.base
+    judged = judged_slots(summed, base, probe.arithmetic)
+    if judged is not None:
+        return (judged,)
     columns = result.shape[1]
     source = summed.source.to(torch.float64)
     if summed.scale != 1:
@@ -72,8 +78,13 @@ def _sums(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
     if not result.dtype.is_floating_point:
         return (_integers(result, exact, mass),)
     comparison = _bounded(summed, result, exact, mass, hits)
-    repeated = _replayed(summed, base, comparison, probe)
-    return (comparison,) if repeated is None else (comparison, repeated)
+    if comparison.permissive is None:
+        return (comparison,)
+    comparisons = [comparison]
+    if summed.scale == 1 and not summed.averaged:
+        comparisons.append(of_one_sign("result", result, exact, mass, hits + 1.0))
+    repeated = replayed(summed, base, comparison, probe)
+    return comparisons if repeated is None else [*comparisons, repeated]
 
 
 def _integers(result: Tensor, exact: Tensor, mass: Tensor) -> Comparison:
@@ -102,7 +113,7 @@ def _bounded(summed: SlotSum, result: Tensor, exact: Tensor, mass: Tensor, hits:
     )
 
 
-def _replayed(summed: SlotSum, base: Tensor | None, comparison: Comparison, probe: Probe) -> Comparison | None:
+def replayed(summed: SlotSum, base: Tensor | None, comparison: Comparison, probe: Probe) -> Comparison | None:
     """Return the comparison with the additions repeated in 16 bits, where the bound can say little.
 
     A result is right when it has the bits of the replay, or lies within the strict bound because wider sums were
@@ -185,6 +196,7 @@ CHECKS: tuple[Check, ...] = (
             capture=_capture,
             cost=_cost,
             silent=SILENT[name],
+            adds_widely=adds_widely,
             fires=FIRES[name],
             advice=_ADVICE,
         )

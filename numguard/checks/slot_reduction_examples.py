@@ -42,16 +42,6 @@ def index_call(reduce: str, include_self: bool = True) -> Any:
     return call
 
 
-def segment_call(reduce: str) -> Any:
-    """Return a maker of segment_reduce calls."""
-
-    def call(dtype: torch.dtype, generator: Generator) -> Any:
-        lengths = torch.tensor([3, 1, 9, 11])
-        return aten.segment_reduce.default, (_numbers(dtype, generator, ROWS), reduce), {"lengths": lengths}
-
-    return call
-
-
 def _counts(dtype: torch.dtype, generator: Generator) -> Any:
     return aten.bincount.default, (torch.randint(0, 9, (200,), generator=generator),), {}
 
@@ -86,10 +76,6 @@ EXAMPLES: Final = {
                 for reduce in ("amax", "mean", "prod")
             ),
             *(Example(name=f"index {reduce}", call=index_call(reduce)) for reduce in ("amax", "amin", "mean", "prod")),
-            *(
-                Example(name=f"segment {reduce}", call=segment_call(reduce))
-                for reduce in ("sum", "mean", "max", "min", "prod")
-            ),
             Example(name="nan and inf", call=scatter_call("amax", poisoned=True)),
         ),
         fires=(
@@ -97,7 +83,6 @@ EXAMPLES: Final = {
             Example(name="stale mean", call=scatter_call("mean"), corrupt=stale_row),
             Example(name="nan in a product", call=index_call("prod"), corrupt=planted_nan),
             Example(name="flipped bit of a mean", call=index_call("mean"), corrupt=flipped_bit),
-            Example(name="stale segment", call=segment_call("sum"), corrupt=stale_row),
         ),
     ),
     "bincount": Examples(

@@ -18,11 +18,13 @@ from numguard.shadow.call import OpCall, mutated_arguments
 from numguard.shadow.comparison import Comparison, NotCovered
 
 COST: Final = 12.0
-EMPTY: Final = {"sum": 0.0, "mean": torch.nan, "max": -torch.inf, "min": torch.inf, "prod": 1.0}  # of no elements
 
 
 class Slots(NamedTuple):
-    """Values and the slots that they go to, both flat; what the slots held and what they hold, ``[S]``."""
+    """Values and the slots that they go to, both flat; what the slots held and what they hold, ``[S]``.
+
+    A place of S is nowhere.
+    """
 
     places: Tensor
     source: Tensor
@@ -80,44 +82,29 @@ def _slots(call: OpCall, captured: Tensor | None, probe: Probe) -> Slots:
     return Slots(place.reshape(-1), source, own, result.reshape(-1), bool(call["include_self"]))
 
 
-def _segments(call: OpCall, probe: Probe) -> Slots:
-    """Return the segments of consecutive rows as slots."""
-    data, result, lengths = call["data"].detach(), call.output.detach(), call["lengths"]
-    require_numbers(data, result)
-    if lengths is None or lengths.dim() != 1 or call["axis"] != 0 or call["initial"] is not None:
-        raise NotCovered("segments by offsets, along other axes or with an initial value")
-    probe.afford(COST * data.numel())
-    ends = probe.arithmetic.prefix_totals(lengths.to(torch.float64), 0)
-    rows = torch.arange(data.shape[0], dtype=torch.float64, device=data.device)
-    segment = torch.searchsorted(ends, rows, right=True).clamp(max=lengths.numel() - 1)
-    width = data[0].numel() if data.shape[0] else 1
-    columns = torch.arange(width, device=data.device)
-    place = (segment.unsqueeze(1) * width + columns).reshape(-1)
-    base = torch.full((result.numel(),), EMPTY[call["reduce"]], dtype=torch.float64, device=data.device)
-    return Slots(place, data.to(torch.float64).reshape(-1), base, result.reshape(-1), keeps_base=False)
-
-
 def _judge(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
-    reduce = call["reduce"]
-    segmented = "segment_reduce" in call.op
-    if (reduce == "sum" and not segmented) or not call.output.numel():
+    if call["reduce"] == "sum" or not call.output.numel():
         return ()  # scatter_add judges sums
-    slots = _segments(call, probe) if segmented else _slots(call, captured, probe)
-    ones = torch.ones_like(slots.source)
-    hits = _totals(slots, ones, probe)
+    return (reduced_by_slot(_slots(call, captured, probe), call["reduce"], probe),)
+
+
+def reduced_by_slot(slots: Slots, reduce: str, probe: Probe) -> Comparison:
+    """Compare with the reduction of that name: ``"sum"``, ``"mean"``, ``"prod"``, ``"amax"``, ``"max"`` and so on."""
+    hits = total_by_slot(slots, torch.ones_like(slots.source), probe)
     if reduce in ("amax", "amin", "max", "min"):
-        return (_extremes(slots, hits, 1.0 if reduce in ("amax", "max") else -1.0, probe),)
+        return largest_by_slot(slots, hits, 1.0 if reduce in ("amax", "max") else -1.0, probe)
     if reduce in ("mean", "sum"):
-        return (_means(slots, hits, probe, divides=reduce == "mean"),)
-    return (_products(slots, hits, probe),)
+        return totals_by_slot(slots, hits, probe, divides=reduce == "mean")
+    return product_by_slot(slots, hits, probe)
 
 
-def _totals(slots: Slots, values: Tensor, probe: Probe) -> Tensor:
+def total_by_slot(slots: Slots, values: Tensor, probe: Probe) -> Tensor:
+    """Return the sums of some values that go where the sources of ``slots`` go."""
     count = slots.base.numel()
-    return probe.arithmetic.slot_totals(count, slots.places, values.unsqueeze(-1)).squeeze(-1)
+    return probe.arithmetic.slot_totals(count + 1, slots.places, values.unsqueeze(-1))[:-1].squeeze(-1)
 
 
-def _extremes(slots: Slots, hits: Tensor, sign: float, probe: Probe) -> Comparison:
+def largest_by_slot(slots: Slots, hits: Tensor, sign: float, probe: Probe) -> Comparison:
     """The last of each slot when values are sorted by slot and then by size; NaN sorts last."""
     values = sign * slots.source
     by_value = values.argsort(stable=True)
@@ -138,9 +125,9 @@ def _extremes(slots: Slots, hits: Tensor, sign: float, probe: Probe) -> Comparis
     )
 
 
-def _means(slots: Slots, hits: Tensor, probe: Probe, *, divides: bool) -> Comparison:
+def totals_by_slot(slots: Slots, hits: Tensor, probe: Probe, *, divides: bool) -> Comparison:
     """The sum, with the old value where it counts, divided by how many were added where a mean is wanted."""
-    total, mass = _totals(slots, slots.source, probe), _totals(slots, slots.source.abs(), probe)
+    total, mass = total_by_slot(slots, slots.source, probe), total_by_slot(slots, slots.source.abs(), probe)
     counts = hits + (1.0 if slots.keeps_base else 0.0)
     base = slots.base if slots.keeps_base else torch.where(hits > 0, 0.0, slots.base)
     divisor = counts.clamp(min=1.0) if divides else torch.ones_like(counts)
@@ -157,7 +144,7 @@ def _means(slots: Slots, hits: Tensor, probe: Probe, *, divides: bool) -> Compar
     return _bounded(slots, exact, bound, SHADOW_ROUNDOFF * (hits + 8.0) * mass)
 
 
-def _products(slots: Slots, hits: Tensor, probe: Probe) -> Comparison:
+def product_by_slot(slots: Slots, hits: Tensor, probe: Probe) -> Comparison:
     """Sign, zeros and logarithm of the product are sums by slot."""
     base = slots.base if slots.keeps_base else torch.where(hits > 0, 1.0, slots.base)
     places = torch.arange(base.numel(), device=base.device)
@@ -166,7 +153,9 @@ def _products(slots: Slots, hits: Tensor, probe: Probe) -> Comparison:
     logs = torch.where(zero, 0.0, factors.abs().log2())
     marks = (part.to(torch.float64) for part in (zero, factors < 0, factors.isinf()))
     table = torch.stack((logs.clamp(min=0.0), logs.clamp(max=0.0), *marks), dim=-1)
-    above, below, zeros, negatives, infinite = probe.arithmetic.slot_totals(base.numel(), index, table).unbind(-1)
+    above, below, zeros, negatives, infinite = probe.arithmetic.slot_totals(base.numel() + 1, index, table)[:-1].unbind(
+        -1
+    )
     sign = 1.0 - 2.0 * (negatives % 2.0)
     exact = torch.where(zeros > 0, torch.where(infinite > 0, torch.nan, 0.0 * above), sign * torch.exp2(above + below))
 
@@ -266,7 +255,6 @@ _VARIANTS: Final = (
         (
             *("scatter_reduce.two", "scatter_reduce_.two", "scatter_reduce.two_out"),
             *("index_reduce", "index_reduce_", "index_reduce.out"),
-            "segment_reduce",
         ),
     ),
     ("bincount", _bincount, _COUNT_ADVICE, ("bincount",)),

@@ -9,6 +9,7 @@ from torch import Tensor
 from numguard.checks.check import Check, Probe, cost_per_element
 from numguard.checks.integer_products import exact_comparison
 from numguard.checks.integer_totals import joined, limbs_of
+from numguard.checks.judged_sums import judged_rows
 from numguard.checks.reduced_rows import Rows, Terms, keep_overwritten, model_of, require_numbers, row_totals, rows_of
 from numguard.checks.sum_examples import MEAN, NANSUM, SUM
 from numguard.numerics.error_bounds.reduction_bounds import row_mean_bound, row_sum_bound
@@ -53,11 +54,15 @@ def _judge(call: OpCall, captured: Any, probe: Probe, skips_nan: bool) -> Sequen
         return ()
     if not rows.result.dtype.is_floating_point:
         return (_integers(rows, probe),)
-    exact, mass, height = _totals(rows, probe, skips_nan)
     growth, narrowest = rows.growth, rows.result.dtype
     if growth.permissive is None and not rows.lost:
         narrowest = accumulator_dtype(narrowest)
     largest = torch.finfo(narrowest).max
+    if not skips_nan:
+        judged = judged_rows(rows, probe.arithmetic, limit=largest, permissive_growth=growth.permissive)
+        if judged is not None:
+            return (judged,)
+    exact, mass, height = _totals(rows, probe, skips_nan)
     return (
         Comparison(
             output="result",
@@ -85,9 +90,12 @@ def _judge_mean(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compariso
     rows = rows_of(source, call.output, call.arguments.get("dim"), probe, cost=COST, dtype=wide)
     if not rows.result.numel():
         return ()
-    total, mass, height = _totals(rows, probe, skips_nan=False)
     count, growth = max(1, rows.num_terms), rows.growth.strict
     largest = torch.finfo(dtype if rows.lost else wide).max
+    judged = judged_rows(rows, probe.arithmetic, limit=largest, division=2.0 * unit_roundoff(wide))
+    if judged is not None:
+        return (judged,)
+    total, mass, height = _totals(rows, probe, skips_nan=False)
     bound = row_mean_bound(mass, total, count, growth, 2.0 * unit_roundoff(wide), largest)
     return (
         Comparison(

@@ -2,18 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from numguard.backends.pointwise import pointwise_record
 from numguard.checks.check import Probe
 from numguard.checks.tensor_lists import Selection, as_arrays, groups_of_one_dtype, reason_against, select
+from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF, smallest_rounding
 from numguard.numerics.error_bounds.optimizer_bounds import rounding_of
 from numguard.numerics.error_bounds.pointwise_bounds import RULES, Operands, PointwiseRule
 from numguard.shadow.call import OpCall, mutated_arguments
 from numguard.shadow.comparison import Comparison, NotCovered
+
+if TYPE_CHECKING:
+    from numguard.backends.pointwise import Pointwise
 
 ELEMENT_COST: Final = 20.0  # float64 operations of value, bound and judgement per element
 
@@ -43,8 +49,13 @@ class Terms:
     values: tuple[Tensor, ...]
 
 
+@cache
+def _name_of(overload: torch._ops.OpOverload) -> str:
+    return str(overload._schema.name).removeprefix("aten::").removeprefix("_foreach_").removesuffix("_")
+
+
 def _base_name(call: OpCall) -> str:
-    return str(call.overload._schema.name).removeprefix("aten::").removeprefix("_foreach_").removesuffix("_")
+    return _name_of(call.overload)
 
 
 def _parts(call: OpCall) -> Parts:
@@ -65,7 +76,7 @@ def _parts(call: OpCall) -> Parts:
     if rule.num_terms == 3:
         lists.append(call["tensor2"] if joined else [call["tensor2"]])
     factor = next((call[name] for name in FACTOR if name in call.arguments and call[name] is not constant), 1.0)
-    if not joined:
+    if not joined and any(tensor.shape != lists[0][0].shape for (tensor,) in lists):
         views = torch.broadcast_tensors(*(tensor for (tensor,) in lists))  # type: ignore[no-untyped-call]
         lists = [[tensor] for tensor in views]
     return Parts(rule=rule, lists=tuple(lists), constant=constant, factor=factor)
@@ -113,6 +124,9 @@ def _spread(scalar: Scalar, selection: Selection, like: Any, xp: Any, into: Any)
 
 def _compare(call: OpCall, parts: Parts, before: Terms, results: Sequence[Tensor], probe: Probe) -> Comparison:
     computed = before.selection.of(results)
+    judged = _judged(call, parts, before, computed, probe)
+    if judged is not None:
+        return judged
     xp, into, back = as_arrays(probe, computed.device)
     terms = [into(value) for value in before.values]
     if parts.constant is not None:
@@ -128,7 +142,7 @@ def _compare(call: OpCall, parts: Parts, before: Terms, results: Sequence[Tensor
         error = parts.rule.error(xp, operands, exact, rounding)
         return error if isinstance(error, float) else back(error)
 
-    name = mutated_arguments(call.overload)[0] if mutated_arguments(call.overload) else "result"
+    name = _output(call)
     return Comparison(
         output=before.selection.label(name) if isinstance(call["self"], list | tuple) else name,
         computed=computed,
@@ -139,6 +153,63 @@ def _compare(call: OpCall, parts: Parts, before: Terms, results: Sequence[Tensor
         rounds_output=parts.rule.rounds,
         propagates_nonfinite=computed.dtype != torch.float64,
         segments=before.selection.segments(name),
+    )
+
+
+def _output(call: OpCall) -> str:
+    mutated = mutated_arguments(call.overload)
+    return mutated[0] if mutated else "result"
+
+
+@lru_cache(maxsize=1024)
+def _record(rule: str, constant: float | None, factor: float, dtype: torch.dtype) -> "Pointwise | None":
+    """Return what a fused route judges an operator on tensors of a dtype by; None where it has no such operator."""
+    narrow = dtype in (torch.float16, torch.bfloat16)
+    return pointwise_record(
+        rule=rule,
+        constant=constant,
+        factor=factor,
+        strict=rounding_of(dtype),
+        permissive=rounding_of(dtype, constants_in_dtype=True) if narrow else None,
+        result=(UNIT_ROUNDOFF[dtype], smallest_rounding(dtype), float(torch.finfo(dtype).max)),
+        propagates_nonfinite=dtype != torch.float64,
+    )
+
+
+def _number(scalar: Scalar | None, numbers: Sequence[int]) -> float | None:
+    """Return a scalar that is the same for all tensors, or None where it is not."""
+    if isinstance(scalar, Tensor):
+        return float(scalar.detach().double().numpy().reshape(())) if scalar.numel() == 1 and scalar.is_cpu else None
+    if isinstance(scalar, list | tuple):
+        values = {float(scalar[number]) for number in numbers}
+        return values.pop() if len(values) == 1 else None
+    return None if scalar is None else float(scalar)  # type: ignore[arg-type]
+
+
+def _judged(call: OpCall, parts: Parts, before: Terms, computed: Tensor, probe: Probe) -> Comparison | None:
+    """Return the comparison, judged by a fused route; None where it has no such operator, or scalars differ."""
+    fused = probe.arithmetic.fused
+    # A factor that is a tensor may be rounded where a number is not: for that, see the rules.
+    if fused is None or not computed.is_cpu or isinstance(parts.factor, Tensor):
+        return None
+    factor, constant = (_number(scalar, before.selection.numbers) for scalar in (parts.factor, parts.constant))
+    if factor is None or (constant is None and parts.constant is not None):
+        return None
+    by = _record(_base_name(call), constant, factor, computed.dtype)
+    judged = None if by is None else fused.pointwise(computed, before.values, by)
+    if judged is None:
+        return None
+    name = _output(call)
+    return Comparison(
+        output=before.selection.label(name) if isinstance(call["self"], list | tuple) else name,
+        computed=computed,
+        exact=judged.exact,
+        strict=judged.strict,
+        permissive=judged.permissive,
+        model="proved" if judged.permissive is None else "calibrated",
+        propagates_nonfinite=computed.dtype != torch.float64,
+        segments=before.selection.segments(name),
+        verdict=judged.verdict,
     )
 
 

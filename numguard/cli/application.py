@@ -66,8 +66,12 @@ def main(tokens: Sequence[str] | None = None) -> int:
     if words[:1] == ["run"]:
         from numguard.cli.run import separate
 
+        try:
+            words = ["run", *separate(words[1:])]
+        except UsageError as mistake:
+            return refused(str(mistake))
         # Outside of what follows: every exception of the program that is run passes through, ours among them.
-        return _exit_code(app, ["run", *separate(words[1:])])
+        return _exit_code(app, words)
     if not words:
         app.help_print([])
         return BAD_USAGE
@@ -87,9 +91,9 @@ def _exit_code(app: "App", words: Sequence[str]) -> int:
     from cyclopts import CycloptsError
 
     try:
-        code = app(words, exit_on_error=False)
-    except CycloptsError:
-        return BAD_USAGE  # the message has been printed
+        code = app(words, exit_on_error=False, print_error=False)
+    except CycloptsError as mistake:
+        return refused(f"{str(mistake).strip()} See numguard {words[0]} --help")
     return code if isinstance(code, int) else 0
 
 

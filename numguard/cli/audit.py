@@ -66,7 +66,7 @@ def examine_torch(
     if report is None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console, refresh_per_second=4) as progress:
-            task = progress.add_task("trials", total=None)
+            task = progress.add_task("trials", total=None, visible=False)  # not before the options are known to be good
             report = audit(
                 device=device,
                 level=level,
@@ -75,7 +75,7 @@ def examine_torch(
                 seconds=seconds,
                 baseline=baseline,
                 known=not all_known,
-                advance=lambda done, total: progress.update(task, completed=done, total=total),
+                advance=lambda done, total: progress.update(task, completed=done, total=total, visible=True),
             )
     if out is not None:
         _write(report, out)

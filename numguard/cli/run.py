@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from cyclopts import Parameter
 
@@ -11,6 +11,10 @@ from numguard.errors import UsageError
 from numguard.launching import Program, prepare
 
 _FLAGS: Final = frozenset({"--exit-code", "--help", "-h", "--version"})
+_OPTIONS: Final = (
+    "--run-dir", "--budget", "--checks", "--modules", "--skip", "--trend", "--reference", "--accept", "--capture",
+    "--seed",
+)  # fmt: skip
 
 
 def separate(words: Sequence[str]) -> list[str]:
@@ -22,6 +26,11 @@ def separate(words: Sequence[str]) -> list[str]:
     ----------
     words
         What stands behind ``numguard run``.
+
+    Raises
+    ------
+    UsageError
+        For an option that ``numguard run`` does not have.
     """
     place = 0
     while place < len(words):
@@ -30,7 +39,13 @@ def separate(words: Sequence[str]) -> list[str]:
             return list(words)
         if word == "-m" or not word.startswith("-"):
             break
-        place += 1 if word in _FLAGS or "=" in word else 2
+        name = word.partition("=")[0].replace("_", "-")
+        if name not in _FLAGS and name not in _OPTIONS:
+            raise UsageError(
+                f"numguard run has no option {word}; there are {', '.join(_OPTIONS)} and --exit-code, "
+                "and the program's own options stand behind the program"
+            )
+        place += 1 if name in _FLAGS or "=" in word else 2
     return [*words[:place], "--", *words[place:]]
 
 
@@ -39,7 +54,12 @@ def run_program(
     run_dir: str | None = None,
     budget: float | None = 0.01,
     checks: Annotated[list[str] | None, Parameter(negative=())] = None,
+    modules: Annotated[list[str] | None, Parameter(negative=())] = None,
     skip: Annotated[list[str] | None, Parameter(negative=())] = None,
+    trend: str | None = None,
+    reference: str | None = None,
+    accept: str | None = None,
+    capture: Literal["summary", "capsule"] = "summary",
     seed: int = 0,
     exit_code: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
@@ -58,8 +78,18 @@ def run_program(
         Share of the step time that checks may take; "none" checks every operation of every step.
     checks
         Name or regular expression of the checks to make. May be given several times.
+    modules
+        Regular expression of the modules to look at, which others are not. May be given several times.
     skip
         Name or regular expression of what to leave out. May be given several times.
+    trend
+        Registry that holds one prediction of the loss: alarms where the loss leaves its band.
+    reference
+        Folder or log of an earlier run on the same batches.
+    accept
+        TOML file of accepted fingerprints: counted, not reported.
+    capture
+        "capsule" keeps the inputs of the first call of each finding in the folder of the run, for numguard replay.
     seed
         Chooses the steps and the calls that are checked.
     exit_code
@@ -73,7 +103,19 @@ def run_program(
     from numguard.launching.supervision import Settings, Supervisor
 
     with told_in_one_line():
-        supervisor = Supervisor(Settings(run_dir=run_dir, budget=budget, checks=checks, skip=skip, seed=seed))
+        settings = Settings(
+            run_dir=run_dir,
+            budget=budget,
+            checks=checks,
+            modules=modules,
+            skip=skip,
+            trend=trend,
+            reference=reference,
+            accept=accept,
+            capture=capture,
+            seed=seed,
+        )
+        supervisor = Supervisor(settings)
     try:
         supervisor.supervise(run)
     except SystemExit as end:

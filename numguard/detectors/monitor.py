@@ -106,8 +106,8 @@ class LossMonitor:
         ----------
         rows
             A mapping from ``"step"``, ``"loss"`` and channels to columns of equal length (arrays or lists), or an
-            iterable of rows, each a mapping or a pair of step and loss. Other columns are passed over, and NaN in a channel other than ``loss``
-            and ``grad_norm`` stands for a value that was not logged.
+            iterable of rows, each a mapping or a pair of step and loss. Other columns are passed over, and NaN in a
+            channel other than ``loss`` and ``grad_norm`` stands for a value that was not logged.
 
         Raises
         ------

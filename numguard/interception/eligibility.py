@@ -34,6 +34,7 @@ def is_there(tensor: Tensor) -> bool:
         and not tensor.is_inference()
         and not isinstance(tensor, FakeTensor)
         and not _is_wrapped(tensor)
+        and not tensor._is_zerotensor()
         and not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
     )
 
@@ -50,13 +51,18 @@ def is_tracing() -> bool:
     return any(torch._C._get_dispatch_mode(key) is not None for key in _TRACERS)
 
 
-def reason_to_skip(args: Iterable[Any], kwargs: Mapping[str, Any]) -> str | None:
+def is_transforming() -> bool:
+    """Return whether a transform of ``torch.func`` runs: what a module returns has its values later."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def reason_to_skip(args: Iterable[Any], kwargs: Mapping[str, Any], *, reads_sparse: bool = False) -> str | None:
     """Return why a call with these arguments cannot be checked, or None where it can."""
     if is_tracing():
         return _FAKE
     for value in (*args, *kwargs.values()):
         for tensor in tensors_in(value):
-            reason = _reason(tensor)
+            reason = None if reads_sparse and tensor.layout is torch.sparse_coo else _reason(tensor)
             if reason is not None:
                 return reason
     return None
@@ -75,4 +81,6 @@ def _reason(tensor: Tensor) -> str | None:
         return "complex tensor"
     if tensor.device.type == "meta":
         return "meta tensor: nothing is computed"
+    if tensor._is_zerotensor():
+        return "zero tensor of forward differentiation: it has no memory"
     return None

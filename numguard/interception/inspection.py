@@ -153,7 +153,7 @@ class Inspector:
             self._private or self._admits(origin, checks[0].name)
         ):
             return None
-        reason = reason_to_skip(args, kwargs)
+        reason = reason_to_skip(args, kwargs, reads_sparse=checks[0].reads_sparse)
         if reason is not None:
             self.uncovered[f"{checks[0].name}: {reason}"] += 1
             return None

@@ -5,9 +5,12 @@ from time import process_time
 from typing import Any, Protocol
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
 COLD = 2.0  # how much slower Python runs between the operators of a model than in a loop of its own, measured
+_NONE = torch.Tensor.__torch_dispatch__  # of a class that leaves the operators on it to the dispatcher
+_TOLD = (FakeTensor,)  # has no numbers, and coverage says so
 Observe = Callable[[torch._ops.OpOverload, tuple[Any, ...], Mapping[str, Any]], Any]
 
 
@@ -36,6 +39,8 @@ class ArmedMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         Runs the operator and returns its result; user exceptions pass through it unchanged.
     everything
         Hand every operator to ``observe``, as the search for the origin of a NaN needs.
+    others
+        Takes how often each operator was met that is not among ``checked``; None where nobody asks.
 
     Attributes
     ----------
@@ -51,9 +56,15 @@ class ArmedMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return True
 
     def __init__(
-        self, checked: Mapping[torch._ops.OpOverload, Any], observe: Observe, *, everything: bool = False
+        self,
+        checked: Mapping[torch._ops.OpOverload, Any],
+        observe: Observe,
+        *,
+        everything: bool = False,
+        others: dict[torch._ops.OpOverload, int] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._others = others
         self._checked = checked
         self._observe = observe
         self.everything = everything
@@ -80,10 +91,15 @@ class ArmedMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return output
 
     def _dispatch(self, func: Any, types: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        if not self.active or not (self.everything or func in self._checked):
+        if not self.active:
             return func(*args, **kwargs)
+        if func not in self._checked:
+            if self._others is not None:
+                self._others[func] = self._others.get(func, 0) + 1
+            if not self.everything:
+                return func(*args, **kwargs)
         if types and _stands_for_other_tensors(types):
-            # DTensor and the like: let the subclass unwrap first, its local operators come back here.
+            # DTensor, masked tensors: let the subclass unwrap first, its local operators come back here.
             return NotImplemented
         self.num_observed += 1
         return self._observe(func, args, kwargs)
@@ -91,7 +107,8 @@ class ArmedMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _stands_for_other_tensors(types: Any) -> bool:
     return any(
-        t is not torch.Tensor and t is not torch.nn.Parameter and hasattr(t, "__tensor_flatten__") for t in types
+        t is not torch.Tensor and t is not torch.nn.Parameter and t.__torch_dispatch__ is not _NONE and t not in _TOLD
+        for t in types
     )
 
 

@@ -51,9 +51,11 @@ class Observation:
 def _describe(tensor: Tensor) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "shape": list(tensor.shape),
-        "stride": list(tensor.stride()),
+        "stride": list(tensor.stride()) if tensor.layout is torch.strided else [],
         "dtype": str(tensor.dtype)[6:],
     }
+    if tensor.layout is torch.sparse_coo:
+        tensor = tensor._values()
     if tensor.is_floating_point() and 0 < tensor.numel() <= 1 << 24 and tensor.device.type == "cpu":
         wide = tensor.detach().double()
         finite = torch.nan_to_num(wide, nan=0.0, posinf=0.0, neginf=0.0).abs().numpy()

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from numguard.interception.attribution import current_node
 from numguard.interception.boundaries import copies_as_usual
 from numguard.interception.budget import OwnClock
-from numguard.interception.eligibility import is_readable
+from numguard.interception.eligibility import is_readable, is_transforming
 from numguard.interception.mode import ArmedMode
 from numguard.interception.regions import RegionSite, chosen
 from numguard.regions import Recording, RegionVerdict, judge_form, judge_recording
@@ -148,6 +148,10 @@ class RegionWatch:
 
         def heard(*args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling() or threading.get_ident() != self._thread:
+                return call(*args, **kwargs)
+            if is_transforming():
+                if site is not None:
+                    self._excuse(site, "run by a transform of torch.func")
                 return call(*args, **kwargs)
             frame = self._open(site, args, kwargs)
             output = None

@@ -1,6 +1,7 @@
 """Which calls of an armed step are checked: new sites first, then the oldest, the rest at random by cost."""
 
 import math
+import statistics
 from collections.abc import Callable
 from typing import Literal
 
@@ -10,7 +11,7 @@ from numguard.interception.sites import Site, SiteTable
 
 Part = Literal["whole", "model", "update"]  # of a step: all of it, all but the optimizer's step, that step alone
 CHECKS_PER_QUOTA = 16
-UNKNOWN_SECONDS = 1e-3  # what the first check of a site is taken to cost until it has been measured
+UNKNOWN_SECONDS = 1e-3  # what the first check of all is taken to cost; later first checks, as the others do
 
 
 class Sampler:
@@ -30,6 +31,7 @@ class Sampler:
         self._wanted: dict[int, int] = {}
         self._funcs: set[object] = set()
         self._known: set[object] = set()
+        self._unknown = UNKNOWN_SECONDS
         self._quota = 0.0
         self._remaining = 0.0
         self._exhaustive = False
@@ -73,6 +75,8 @@ class Sampler:
             for site in sites
             if site.calls_per_step > 0.0 and (part == "whole" or site.in_update == (part == "update"))
         ]
+        measured = [site.seconds for site in sites if site.seconds > 0.0]
+        self._unknown = statistics.fmean(measured) if measured else UNKNOWN_SECONDS
         fresh = [site for site in known if site.is_fresh]
         rest = [site for site in known if not site.is_fresh]
         self._random.shuffle(fresh)
@@ -81,7 +85,7 @@ class Sampler:
         # Half of what is left goes to the oldest, half to sites drawn at random with weight 1 / cost.
         planned = 0.0
         for site in fresh + rest[: len(rest) // 2] + self._by_cost(rest[len(rest) // 2 :]):
-            seconds = site.seconds or UNKNOWN_SECONDS
+            seconds = site.seconds or self._unknown
             if planned + seconds > quota_seconds:
                 continue
             planned += seconds
@@ -112,9 +116,9 @@ class Sampler:
             return True
         call = self._wanted.get(id(site))
         if call is not None:
-            return site.calls_in_step == call + 1 and self._remaining >= (site.seconds or UNKNOWN_SECONDS)
+            return site.calls_in_step == call + 1 and self._remaining >= (site.seconds or self._unknown)
         if site.num_seen == 1:  # a site that no plan knew of
-            return self._remaining > UNKNOWN_SECONDS
+            return self._remaining > self._unknown
         return False
 
     def charge(self, seconds: float) -> None:

@@ -6,8 +6,9 @@ does is a fault of the program.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 import torch
@@ -23,6 +24,12 @@ from numguard.shadow.routes import routes_for
 from numguard.shadow.verdict import Verdict, evaluate, evaluate_on_host, read
 
 _MAX_EXECUTIONS: Final = 3  # of a suspicious operator at one site; later ones are confirmed by the second shadow
+_MAX_OBSERVATIONS: Final = 16  # of how calls of an operator add, by dtype
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+_ADDS: Final = {
+    False: {"accumulation": "this call adds in the precision of its result"},
+    True: {"accumulation": "this call adds in float32 or wider"},
+}
 
 
 class Jury:
@@ -37,6 +44,7 @@ class Jury:
     def __init__(self, report: Callable[[Observation], None]) -> None:
         self._report = report
         self._heard: Counter[tuple[str, str, str]] = Counter()
+        self._observed: Counter[tuple[str, str]] = Counter()
         self._executed: Counter[int] = Counter()
 
     def hear(
@@ -59,7 +67,7 @@ class Jury:
                     second = _second_opinion(judged, call)
                 self._wrong(judged, index, verdict, second[index] if second else None, call)
             elif verdict.inaccurate:
-                self._milder("inaccurate_accumulation", judged, index, verdict, call)
+                self._coarse(judged, index, verdict, call)
             elif verdict.num_overflowed:
                 self._milder("overflow", judged, index, verdict, call)
 
@@ -81,12 +89,35 @@ class Jury:
                 confirmed = "re-executed" if outcome in ("transient", "reproduces") else confirmed
         self._send(kind, judged, index, verdict, confirmed=confirmed, evidence=evidence, call=call)
 
-    def _milder(self, kind: str, judged: Judged, index: int, verdict: Verdict, call: OpCall | None) -> None:
+    def _coarse(self, judged: Judged, index: int, verdict: Verdict, call: OpCall | None) -> None:
+        """Report a result outside the strict bound: wrong where this very call is seen to add as documented."""
+        seen = None
+        site = judged.inspection.site
+        if call is not None and judged.check.adds_widely is not None:
+            self._observed[site.op, site.dtype] += 1
+            if self._observed[site.op, site.dtype] <= _MAX_OBSERVATIONS:
+                seen = judged.check.adds_widely(call)
+        if seen and call is not None:
+            strictly = _second_opinion(judged, call, strictly=True)[index]
+            if strictly.wrong:
+                self._wrong(judged, index, strictly, strictly, call)
+                return
+        self._milder("inaccurate_accumulation", judged, index, verdict, call, {} if seen is None else _ADDS[seen])
+
+    def _milder(
+        self,
+        kind: str,
+        judged: Judged,
+        index: int,
+        verdict: Verdict,
+        call: OpCall | None,
+        more: Mapping[str, Any] = _NOTHING,
+    ) -> None:
         site = judged.inspection.site
         name = (kind, site.op, site.dtype)
         self._heard[name] += 1
         # These come with every call of a class: only the first carries what is dear to collect.
-        evidence = self._evidence(judged, call) if self._heard[name] == 1 else {}
+        evidence = self._evidence(judged, call) | dict(more) if self._heard[name] == 1 else dict(more)
         self._send(kind, judged, index, verdict, confirmed="no", evidence=evidence, call=call)
 
     def _execute_again(self, judged: Judged, index: int, call: OpCall) -> str | None:
@@ -143,13 +174,15 @@ class Jury:
         )
 
 
-def _second_opinion(judged: Judged, call: OpCall) -> list[Verdict]:
+def _second_opinion(judged: Judged, call: OpCall, *, strictly: bool = False) -> list[Verdict]:
+    """Judge along the second route; ``strictly`` against the documented accumulation alone."""
     probe = judged.inspection.probe
     device = next((t.device.type for value in call.arguments.values() for t in tensors_in(value)), "cpu")
     route = routes_for(judged.check.family, device)[1]
     second = Probe(arithmetic=route, limit=probe.limit, offset=probe.offset)
     with torch.no_grad():
-        return [_weighed(comparison) for comparison in judged.check.judge(call, judged.captured, second)]
+        comparisons = judged.check.judge(call, judged.captured, second)
+        return [_weighed(replace(c, permissive=None) if strictly else c) for c in comparisons]
 
 
 def _weighed(comparison: Comparison) -> Verdict:
@@ -166,5 +199,7 @@ def _same_bits(first: Any, second: Any) -> bool:
 def _equal(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
+    if a.layout is torch.sparse_coo:
+        return _equal(a._indices(), b._indices()) and _equal(a._values(), b._values())
     width = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
     return bool(torch.equal(a.detach().contiguous().view(width), b.detach().contiguous().view(width)))

@@ -2,6 +2,7 @@
 
 import importlib.machinery
 import importlib.util
+import pkgutil
 import runpy
 import sys
 from collections.abc import Callable, Sequence
@@ -52,6 +53,9 @@ def prepare(program: Program) -> Callable[[], None]:
         The script or the module does not exist.
     """
     if not program.is_module and (Path(program.target).is_dir() or _is_archive(program.target)):
+        finder = pkgutil.get_importer(program.target)
+        if finder is None or finder.find_spec("__main__") is None:
+            raise UsageError(f"cannot run {program.target}: holds no __main__.py; give the path of a script")
         return partial(_run_path, program)
     load = _module(program) if program.is_module else _script(program)
     return partial(_run_code, load)

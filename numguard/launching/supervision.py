@@ -14,6 +14,7 @@ from numguard.checks import select
 from numguard.finding import Finding
 from numguard.launching.ownership import living_optimizers, model_of
 from numguard.launching.steps import StepFinder
+from numguard.records import read_accepted
 
 _log = logging.getLogger(__name__)
 
@@ -24,14 +25,19 @@ class Settings:
 
     Parameters
     ----------
-    run_dir, budget, checks, skip, seed
+    run_dir, budget, checks, modules, skip, trend, reference, accept, capture, seed
         As in :func:`numguard.guard`.
     """
 
     run_dir: str | None = None
     budget: float | None = 0.01
     checks: Sequence[str] | None = None
+    modules: Sequence[str] | None = None
     skip: Sequence[str] | None = None
+    trend: str | None = None
+    reference: str | None = None
+    accept: str | None = None
+    capture: str = "summary"
     seed: int = 0
 
 
@@ -50,6 +56,8 @@ class Supervisor:
     ------
     UsageError
         An option that does not exist or cannot be.
+    InputError
+        A file among the options is damaged.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -58,6 +66,8 @@ class Supervisor:
         # Made once for nothing, so that a bad option is told before the program starts.
         self._make_guard(None, ())
         select(settings.checks, ())
+        if settings.accept is not None:
+            read_accepted(settings.accept)
         self._broken = False
 
     @property
@@ -91,7 +101,12 @@ class Supervisor:
             run_dir=settings.run_dir,
             budget=settings.budget,
             checks=settings.checks,
+            modules=settings.modules,
             skip=settings.skip,
+            trend=settings.trend,
+            reference=settings.reference,
+            accept=settings.accept,
+            capture=settings.capture,
             seed=settings.seed,
         )
 
@@ -133,5 +148,7 @@ def _closing_line(finder: StepFinder, findings: Sequence[Finding], run_dir: str 
     counts = [
         f"{sum(finding.severity == severity for finding in findings)} {severity}s" for severity in ("error", "warning")
     ]
-    where = f"; numguard report {run_dir} shows them" if run_dir is not None else ""
-    return f"numguard: {finder.num_steps} steps, {', '.join(counts)}{where}"
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    here = "" if ranks == "1" else f" on rank 0 of {ranks}"
+    where = f"; numguard report {run_dir} shows them{' and those of all ranks' if here else ''}" if run_dir else ""
+    return f"numguard: {finder.num_steps} steps, {', '.join(counts)}{here}{where}"

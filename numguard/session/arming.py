@@ -18,6 +18,7 @@ LOOK_SECONDS: Final = 8e-6  # to tell where a call came from and that it is not 
 UPDATE_EVERY: Final = 4  # armed steps of which one looks at the optimizer, where a step is armed in parts
 REGIONS: Final = 0.3  # of the quota of an armed step goes into regions, where the model is looked at
 _RECENT: Final = 50
+_REFRESHED_EVERY: Final = 8  # steps
 _LEAD: Final = 2  # steps between a rank's wish and the agreement
 
 
@@ -91,9 +92,12 @@ class Arming:
         self._make_agreement, self._on_agreement = agreement, on_agreement
         self._agreement: Agreement | None = None
         self._typical: deque[float] = deque(maxlen=_RECENT)
+        self._typical_seconds = 0.0
         self._resting: deque[float] = deque(maxlen=_RECENT)
         self.mode: ArmedMode | None = None
         self._stranded: list[ArmedMode] = []
+        self._is_out = False  # the mode of the present step is off the stack while the guard looks away
+        self._region_seconds = 0.0
         self.is_burst = False
         self.burst_left = 0
         self.num_armed = 0
@@ -107,8 +111,8 @@ class Arming:
 
     @property
     def typical_seconds(self) -> float:
-        """Median length of the recent steps without what numguard spent in them."""
-        return statistics.median(self._typical) if self._typical else 0.0
+        """Median length of the recent steps without what numguard spent in them, up to a few steps old."""
+        return self._typical_seconds
 
     def _parts(self) -> tuple[Part, ...]:
         return ("model", "update") if self._parts_steps else ("whole",)
@@ -201,7 +205,8 @@ class Arming:
                 self._waiting = mode
             else:
                 self._enter(mode)
-                self._on_enter(mode, step, REGIONS * quota, exhaustive)
+                self._region_seconds = REGIONS * quota
+                self._on_enter(mode, step, self._region_seconds, exhaustive)
 
     @property
     def is_armed(self) -> bool:
@@ -231,10 +236,42 @@ class Arming:
         if self._part == "update" and self.mode is not None and is_innermost(self.mode):
             self._left_early = self.leave()
 
+    # -- looking away ------------------------------------------------------------------------------------------
+
+    def suspend(self) -> None:
+        """Look away in the middle of a step; :meth:`resume` looks again."""
+        self._on_leave()
+        mode = self.mode
+        if mode is None or not mode.active:
+            return
+        mode.active = False
+        if is_innermost(mode):
+            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self._is_out = True
+
+    def resume(self, step: int) -> None:
+        """Look at the rest of a step that was armed when :meth:`suspend` was called."""
+        mode = self.mode
+        if mode is None or mode.active:
+            return
+        mode.active = True
+        if self._is_out:
+            self._is_out = False
+            mode.__enter__()  # type: ignore[no-untyped-call]
+        if self._part != "update":  # what regions have used of their quota is not known: they get it once
+            seconds = self._region_seconds if mode.num_ops == 0 else 0.0
+            self._on_enter(mode, step, seconds, mode.everything)
+
     # -- leaving -----------------------------------------------------------------------------------------------
 
-    def leave(self) -> bool:
-        """Leave the mode if it is entered; return whether this step was armed."""
+    def leave(self, *, at_end: bool = False) -> bool:
+        """Leave the mode if it is entered; return whether this step was armed.
+
+        Parameters
+        ----------
+        at_end
+            Whether no step follows: one that has begun, and in which nothing has run, was none.
+        """
         self._on_leave()
         early, self._left_early = self._left_early, False
         self._waiting = None
@@ -242,6 +279,7 @@ class Arming:
         if mode is None:
             return early
         mode.active = False
+        self.num_armed -= at_end and mode.num_ops == 0
         fixed = mode.num_ops * self._pass_seconds + self._inspector.num_looked_at * LOOK_SECONDS
         self.clock.add(fixed)
         if mode.num_observed == 0:
@@ -251,7 +289,9 @@ class Arming:
             self._fixed[self._part] = 0.5 * (self._fixed[self._part] + fixed) if known else fixed
             self._measured.add(self._part)
         self.sites.end_step()
-        if is_innermost(mode):
+        if self._is_out:
+            self._is_out = False
+        elif is_innermost(mode):
             mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         else:  # a mode of the user's lies above it: it passes everything on until it can be taken off
             self._stranded.append(mode)
@@ -266,6 +306,7 @@ class Arming:
         if self.mode is not None:
             self.mode.tape = None
         mode, self.mode = self.mode, None
+        self._is_out = False
         for entered in [*self._stranded, *([mode] if mode else [])]:
             entered.active = False
         if mode is not None and is_innermost(mode):
@@ -277,5 +318,7 @@ class Arming:
         self.num_ended += 1
         self.budget.end_step(elapsed, own, burst=self.is_burst and armed)
         self._typical.append(max(0.0, elapsed - own))
+        if self.num_ended < _RECENT or self.num_ended % _REFRESHED_EVERY == 0:  # asked for in every step, cold
+            self._typical_seconds = statistics.median(self._typical)
         if not armed:
             self._resting.append(own)

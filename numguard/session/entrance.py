@@ -68,8 +68,9 @@ def guard(
     trend
         The loss as it was predicted before the run, along ``step`` or along ``tokens``, which
         ``g.step(loss, tokens=...)`` then has to tell: what :func:`numguard.scaling.register` or
-        :func:`numguard.scaling.registered` returned, or the path of a registry that holds one prediction. A loss that
-        leaves the band is an ``off_trend`` finding.
+        :func:`numguard.scaling.registered` returned, or the path of a registry that holds one prediction; also a fit
+        of ``AnnealingLaw`` or ``MultiPowerLaw`` that was given this run's planned steps and learning rates, with a loss
+        of NaN. A loss that leaves the band is an ``off_trend`` finding.
     reference
         An earlier run of the same recipe on the same batches, whose noise is subtracted so that a slow drift shows: its
         ``run_dir``, or a log that ``numguard curve`` reads. Where the batches differ, that is said, and it is left out.

@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Real
+from numbers import Integral, Real
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Final
@@ -58,6 +58,7 @@ class Guard:
         self._step_began = 0.0
         self._wake = 0
         self._suspended = 0
+        self._suspended_since = 0.0
         self._paused_seconds = 0.0
         self._pauses = 0
         self._losses: Any = None  # what a later start goes on from
@@ -92,15 +93,16 @@ class Guard:
         run = self._run
         if run is None:
             return
-        left(self)
         try:
-            run.arming.leave()
+            run.arming.leave(at_end=True)
             with run.clock:
                 run.catch_up(self._step_began)
             run.finish(self._step, reason)
             self._losses = run.losses.state()
         except Exception as error:
             run.health.failed(error)
+        finally:
+            left(self)  # last: the mode of a guard around this one goes on where ours was
         self._raise_if_asked()
 
     def __enter__(self) -> "Guard":
@@ -114,8 +116,8 @@ class Guard:
             return
         try:
             self.stop(f"exception: {type(error).__name__}")
-        except FindingError as finding:  # the user's exception goes first, ours rides along
-            error.add_note(f"numguard: {finding}")
+        except Exception as late:  # the user's exception goes first, ours or that of on_finding rides along
+            error.add_note(f"numguard: {late if isinstance(late, FindingError) else f'on_finding= raised {late!r}'}")
 
     # -- the loop ----------------------------------------------------------------------------------------------
 
@@ -172,10 +174,14 @@ class Guard:
         if run is None or self._suspended:
             return
         began = perf_counter()
-        loss = _checked_loss(self._whole_loss(loss))
+        loss = self._whole_loss(loss)
+        loss = None if loss is None else _checked_number(loss, "loss")
         number = self._step if step is None else _checked_step(step)
-        extra = {"lr": lr, "tokens": tokens, "grad_norm": grad_norm, "batch_id": batch_id}
-        extra["loss_scale"] = loss_scale
+        extra: dict[str, Any] = {"lr": lr, "tokens": tokens, "grad_norm": grad_norm, "loss_scale": loss_scale}
+        for name, given in extra.items():
+            if given is not None:
+                extra[name] = _checked_number(given, name)
+        extra["batch_id"] = batch_id
         try:
             armed = run.arming.leave()
             with run.clock:
@@ -215,7 +221,7 @@ class Guard:
             return
         self._check_place("micro_step")
         if not self._suspended:
-            part = _checked_loss(loss)
+            part = _checked_number(loss, "loss", "micro_step")
             self._micro.append(part.detach() if isinstance(part, Tensor) else part)
 
     def _whole_loss(self, loss: Tensor | float | None) -> Tensor | float | None:
@@ -272,7 +278,8 @@ class Guard:
             yield
         finally:
             self._pauses -= 1
-            run.resume(self._step)
+            if self._running and not self._suspended:
+                run.resume(self._step)
             self._paused_seconds += perf_counter() - began
 
     def expect_write(self, params: Iterable[Tensor] | None = None) -> None:
@@ -299,15 +306,16 @@ class Guard:
         """Look away until :meth:`resume`: a nested guard calls this on the outer one."""
         self._suspended += 1
         self._wake = 0
-        if self._run is not None and self._running and self._suspended == 1:
+        if self._run is not None and self._running and self._suspended == 1 and not self._pauses:
             self._run.pause(self._step)
+            self._suspended_since = perf_counter()
 
     def resume(self) -> None:
         """Look again after :meth:`suspend`; time between the two does not count."""
         self._suspended -= 1
-        if self._run is not None and self._running and self._suspended == 0:
+        if self._run is not None and self._running and self._suspended == 0 and not self._pauses:
             self._run.resume(self._step)
-            self._step_began = perf_counter()
+            self._paused_seconds += perf_counter() - self._suspended_since
 
     def abandon(self) -> None:
         """In a forked child: let go of everything without writing anything."""
@@ -383,24 +391,35 @@ class Guard:
         self._losses = state.get("losses")
 
 
-def _checked_loss(loss: Any) -> Tensor | float | None:
-    if isinstance(loss, Tensor):
-        if loss.is_nested or loss.numel() != 1:
-            shape = "a nested tensor" if loss.is_nested else f"shape {tuple(loss.shape)}"
+def _checked_number(given: Any, name: str, method: str = "step") -> Tensor | float:
+    """Return what a user gave as one number: a tensor as it is, which may still be computed, and a float."""
+    if isinstance(given, Tensor):
+        if given.is_nested or given.numel() != 1:
+            shape = "a nested tensor" if given.is_nested else f"shape {tuple(given.shape)}"
             raise UsageError(
-                f"guard.step() got a loss of {shape}, which is not one number; "
-                "give loss.mean(), or the number that you log"
+                f"guard.{method}() got a {name} of {shape}, which is not one number; "
+                f"give {name}.mean(), or the number that you log"
             )
-        if loss.is_complex() or loss.is_meta or isinstance(loss, FakeTensor):
-            kind = "complex" if loss.is_complex() else "meta or fake"
-            raise UsageError(f"guard.step() got a {kind} tensor, which is no real number; give the loss that you log")
-        return loss
-    if loss is not None and (isinstance(loss, bool) or not isinstance(loss, Real)):
-        raise UsageError(f"guard.step() got a loss of type {type(loss).__name__}; give a tensor or a number")
-    return None if loss is None else float(loss)
+        if given.is_complex() or given.is_meta or isinstance(given, FakeTensor):
+            kind = "complex" if given.is_complex() else "meta or fake"
+            raise UsageError(
+                f"guard.{method}() got a {kind} tensor as {name}, which is no real number; give the one that you log"
+            )
+        return given
+    if getattr(given, "size", None) == 1 and callable(getattr(given, "item", None)):  # an array of one number
+        given = given.item()
+    if isinstance(given, bool) or not isinstance(given, Real):
+        raise UsageError(f"guard.{method}() got a {name} of type {type(given).__name__}; give a tensor or a number")
+    try:
+        return float(given)
+    except OverflowError:
+        raise UsageError(
+            f"guard.{method}() got a {name} that no float can hold; give the number that you log"
+        ) from None
 
 
 def _checked_step(step: Any) -> int:
-    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 2**63:
+    number = int(step) if isinstance(step, Integral) and not isinstance(step, bool) else -1
+    if not 0 <= number < 2**63:
         raise UsageError(f"step={step!r} is not a step number; give a whole number from 0")
-    return step
+    return number

@@ -23,6 +23,7 @@ from numguard.interception.nonfinite_origin import OriginSearch
 from numguard.interception.observation import Observation
 from numguard.interception.sampling import Sampler
 from numguard.interception.sites import SiteTable
+from numguard.interception.unchecked import reasons
 from numguard.ranks import Schedule, agreement_for, this_rank
 from numguard.records import EventLog, Log, MemoryLog, next_attempt, read_accepted
 from numguard.report import plain_report, summarise
@@ -83,6 +84,7 @@ class Run:
         self.sites = SiteTable()
         self._hook_seconds = 0.0
         self._new: list[Finding] = []
+        self._others: dict[torch._ops.OpOverload, int] = {}
         self._num_bursts: Counter[str] = Counter()
         self._next_test = _SELF_TEST_EVERY
         self._num_steps = 0
@@ -112,7 +114,7 @@ class Run:
             schedule=Schedule(seed=options.seed),
             budget=self.budget,
             clock=self.clock,
-            make_mode=lambda: ArmedMode(self.inspector.table, self.inspector.observe),
+            make_mode=lambda: ArmedMode(self.inspector.table, self.inspector.observe, others=self._others),
             inspector=self.inspector,
             sampler=sampler,
             sites=self.sites,
@@ -311,12 +313,14 @@ class Run:
         asked = self.triggers.asked()
         if asked is not None:
             self.burst(step, *asked)
-        unnoticed = self.step_count.complaint()
-        if unnoticed is not None:
-            self.health.degrade(step, "steps", unnoticed, "Call g.step(loss) once after every optimizer step.")
+        self._complain(step, self.step_count.complaint())
         if self._num_steps >= self._next_test:  # not every step comes here: resting ones do not
             self._next_test += _SELF_TEST_EVERY
             self.health.test(step)
+
+    def _complain(self, step: int, unnoticed: str | None) -> None:
+        if unnoticed is not None:
+            self.health.degrade(step, "steps", unnoticed, "Call g.step(loss) once after every optimizer step.")
 
     def burst(self, step: int, steps: int, reason: str) -> None:
         """Make the next steps exhaustive."""
@@ -325,18 +329,19 @@ class Run:
 
     def pause(self, step: int) -> None:
         """Leave the mode, silence the hooks."""
-        self.arming.leave()
+        self.arming.suspend()
         self.step_count.enabled = False
         if self.boundaries is not None:
             self.boundaries.enabled = False
         self.journal.write("pause", step=step)
 
     def resume(self, step: int) -> None:
-        """Let the hooks speak again; the mode is entered with the next armed step."""
+        """Let the hooks speak again, and enter the mode for the rest of a step that was armed."""
         self.step_count.enabled = True
         if self.boundaries is not None:
             self.boundaries.enabled = True
         self.journal.write("resume", step=step)
+        self.arming.resume(step)
 
     def finish(self, step: int, reason: str) -> None:
         """Read and write what is left; leave the model as it was."""
@@ -344,6 +349,7 @@ class Run:
         self.health.test(step)
         self.mailbox.close()
         self.health.close(step)
+        self._complain(step, self.step_count.complaint(at_end=True))
         if self.boundaries is not None:
             self.boundaries.remove()
         self.triggers.stop()
@@ -447,6 +453,7 @@ class Run:
                 *self.regions.coverage(self._num_steps),
             ),
             uncovered=dict(self.inspector.uncovered)
+            | reasons(self._others, table_of(REGISTRY.values()))
             | self._unarmed()
             | dict(self.regions.uncovered())
             | self.losses.uncovered(self._num_steps),

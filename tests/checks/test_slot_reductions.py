@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from numguard.checks import distances, slot_reductions
+from numguard.checks import distances, segments
 from numguard.checks.check import Probe
 from numguard.checks.slot_reductions import CHECKS
 from numguard.shadow.routes import NUMPY, PAIRWISE
@@ -12,7 +12,7 @@ from tests.checks.watched_calls import Watch, run_samples
 
 NAMES = ("scatter_reduce", "index_reduce", "segment_reduce", "histc", "bincount", "cdist")
 REDUCTIONS = ("amax", "amin", "mean", "prod")
-EVERY = (*CHECKS, *distances.CHECKS)
+EVERY = (*CHECKS, *segments.CHECKS, *distances.CHECKS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
@@ -56,7 +56,7 @@ def test_distances_are_silent_on_hard_data(kind: str, power: float) -> None:
 
 
 def test_means_by_segment_that_saturate_are_inaccurate_and_not_wrong() -> None:
-    watch = Watch(slot_reductions.CHECKS, Probe(arithmetic=NUMPY))
+    watch = Watch(segments.CHECKS, Probe(arithmetic=NUMPY))
     with watch:
         torch.segment_reduce(torch.ones(2000, 2, dtype=torch.bfloat16), "sum", lengths=torch.tensor([2000]))
     assert watch.wrong == []

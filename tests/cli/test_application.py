@@ -29,11 +29,27 @@ def test_every_verb_has_a_help_page(verb: str, capsys: pytest.CaptureFixture[str
     assert "--" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["dance"], ["demo", "--steps", "many"], ["demo", "--fault", "rain"], ["--loud"]])
-def test_bad_usage_is_two(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["dance"],
+        ["demo", "--steps", "many"],
+        ["demo", "--fault", "rain"],
+        ["--loud"],
+        ["report"],
+        ["scaling", "dance"],
+        ["run", "--loud"],
+        ["run", "--loud", "train.py"],
+        ["run", "--capture", "all", "train.py"],
+    ],
+)
+def test_bad_usage_is_one_line_and_two(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     seen = capsys.readouterr()
-    assert words[-1].strip("-") in seen.out + seen.err
+    assert seen.out == ""
+    assert seen.err.startswith("numguard: ")
+    assert seen.err.count("\n") == 1
+    assert any(word.strip("-") in seen.err for word in words[-2:])
 
 
 def test_without_the_extra_the_pip_command_is_told(

@@ -149,12 +149,15 @@ def test_a_folder_with_a_main_runs(tmp_path: Path) -> None:
         (["-m"], "no program was given"),
         ([], "no program was given"),
         (["--budget", "much", "train.py"], "much"),
-        (["--absent", "1", "train.py"], "absent"),
+        (["--absent", "1", "train.py"], "numguard run has no option --absent"),
+        (["package"], "cannot run package: holds no __main__.py"),
+        (["broken.zip"], "cannot run broken.zip: holds no __main__.py"),
     ],
 )
 def test_a_mistake_is_told_without_a_traceback(tmp_path: Path, words: list[str], expected: str) -> None:
     _write(tmp_path / "package" / "__init__.py", "")
     _write(tmp_path / "train.py", "print('ran')")
+    _write(tmp_path / "broken.zip", "no archive")
     done = _run(tmp_path, "-m", "numguard", "run", *words)
     assert done.returncode == 2
     assert expected in " ".join((done.stderr + done.stdout).split())

@@ -91,6 +91,18 @@ def test_a_wrong_sum_is_found_at_its_line(tmp_path: Path) -> None:
     assert "1 error" in err
 
 
+def test_a_known_defect_is_accepted_and_a_new_one_leaves_its_inputs(tmp_path: Path) -> None:
+    _script(tmp_path, PREAMBLE, BROKEN, "train(4)\n")
+    options = ("--budget", "none", "--modules", "^$", "--exit-code")
+    code, _, err = _run(tmp_path, *options, "--run-dir", "log", "--capture", "capsule")
+    assert code == 1, err
+    (kept,) = (tmp_path / "log" / "findings").glob("*.safetensors")
+    name = json.loads(kept.with_suffix(".json").read_text())["fingerprint"]
+    (tmp_path / "known.toml").write_text(f'[[accepted]]\nfingerprint = "{name}"\nreason = "planted"\n')
+    code, _, err = _run(tmp_path, *options, "--accept", "known.toml")
+    assert code == 0, err
+
+
 @pytest.mark.parametrize(("ending", "expected"), [("", 1), ("sys.exit(0)\n", 1), ("sys.exit(5)\n", 5)])
 def test_exit_code_speaks_of_findings_only_where_the_script_ended_well(
     tmp_path: Path, ending: str, expected: int
@@ -135,7 +147,13 @@ def test_a_loop_without_optimizer_is_told_so(tmp_path: Path) -> None:
 
 def test_a_mistake_in_the_options_is_told_before_the_program_starts(tmp_path: Path) -> None:
     _script(tmp_path, "print('begun')\n")
-    for options, word in ((("--checks", "no_such_check"), "no_such_check"), (("--budget", "7"), "budget=7")):
+    for options, word in (
+        (("--checks", "no_such_check"), "no_such_check"),
+        (("--budget", "7"), "budget=7"),
+        (("--accept", "absent.toml"), "absent.toml: no such file"),
+        (("--capture", "capsule"), "needs a place for the capsules"),
+        (("--modules", "("), "modules= got '('"),
+    ):
         code, out, err = _run(tmp_path, *options)
         assert (code, out) == (2, "")
         assert word in err

@@ -3,9 +3,12 @@
 import json
 import os
 import threading
+from contextlib import nullcontext
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,6 +17,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 import numguard
 from numguard.errors import GuardStateError, UsageError
 from numguard.records import read_run
+from numguard.testing import faulty_kernel
 
 
 def one_step(guard: Any, model: nn.Module) -> None:
@@ -320,3 +324,104 @@ def test_a_disk_that_fills_up_costs_events_only(tmp_path: Path, monkeypatch: pyt
     assert {finding.evidence.get("stage") for finding in guard.findings} == {"log"}
     assert "No space left" in guard.findings[0].message
     assert any(happening.event == "dropped" for happening in read_run(tmp_path).happenings)
+
+
+@pytest.mark.parametrize("away", ["pause", "nested", "nested in a pause"])
+def test_the_rest_of_a_step_is_looked_at_after_looking_away(away: str) -> None:
+    model, inner = nn.Linear(4, 4), nn.Linear(4, 4)
+    with numguard.guard(model, budget=None) as guard:
+        one_step(guard, model)
+        with guard.pause() if away != "nested" else nullcontext():
+            if away != "pause":
+                with numguard.guard(inner, budget=None) as nested:
+                    one_step(nested, inner)
+                    inner(torch.ones(2, 4))
+                assert nested.coverage.num_checks > 0
+            assert (_get_current_dispatch_mode() is None) == (away != "nested")
+        seen = guard.coverage.num_checks
+        one_step(guard, model)
+        assert guard.coverage.num_checks > seen
+    assert _get_current_dispatch_mode() is None
+    assert guard.coverage.num_armed_steps == guard.coverage.num_steps == 2
+    assert guard.findings == ()
+
+
+def test_a_guard_that_ends_in_its_own_pause_leaves_nothing_behind() -> None:
+    model = nn.Linear(4, 4)
+    guard = numguard.guard(model, budget=None).start()
+    one_step(guard, model)
+    with guard.pause():
+        guard.stop()
+    assert _get_current_dispatch_mode() is None
+    assert model._compiled_call_impl is None
+
+
+@pytest.mark.parametrize("num_told", [0, 2])
+def test_a_loop_that_does_not_tell_of_its_steps_hears_of_it_at_the_end(num_told: int) -> None:
+    model = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with numguard.guard(model, optimizer) as guard:
+        for step in range(6):
+            model(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+            if step < num_told:
+                guard.step()
+    said = [finding.message for finding in guard.findings if finding.kind == "degraded"]
+    assert len(said) == (num_told == 0)
+    assert all("6 steps of an optimizer passed" in text for text in said)
+
+
+def test_many_steps_of_the_only_optimizer_for_each_of_the_guard_are_said_once() -> None:
+    model = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with numguard.guard(model, optimizer) as guard:
+        for step in range(100):
+            model(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+            if step % 3 == 2:
+                guard.step()
+    assert [finding.kind for finding in guard.findings] == ["degraded"]
+
+
+def test_what_on_finding_raises_does_not_hide_the_exception_of_the_loop() -> None:
+    def refuse(finding: numguard.Finding) -> None:
+        raise KeyError("refused")
+
+    model = nn.Linear(4, 4)
+    mine = RuntimeError("mine")
+
+    def loop() -> None:
+        with (
+            numguard.guard(model, budget=None, on_finding=refuse),
+            faulty_kernel("aten::addmm", lambda call: call.results[0].add_(1.0)),
+        ):
+            model(torch.ones(2, 4))
+            raise mine
+
+    with pytest.raises(RuntimeError, match=r"^mine") as caught:
+        loop()
+    assert caught.value is mine
+    assert any("refused" in note for note in mine.__notes__)
+
+
+@pytest.mark.parametrize(
+    "given", [np.float32(2.5), np.array(2.5), np.array([2.5]), Fraction(5, 2), torch.tensor([[2.5]])], ids=repr
+)
+def test_one_number_is_a_loss_in_whatever_it_comes(given: Any) -> None:
+    with numguard.guard() as guard:
+        guard.step(given, step=np.int64(3), lr=given, tokens=np.int64(7), grad_norm=given)
+        guard.micro_step(given)
+        guard.step()
+    assert guard.state_dict()["step"] == 5
+    assert guard.findings == ()
+
+
+@pytest.mark.parametrize("name", ["lr", "tokens", "grad_norm", "loss_scale"])
+@pytest.mark.parametrize("given", ["much", [1.0], torch.ones(2), np.ones(2), True], ids=repr)
+def test_what_is_no_number_is_refused_by_its_name(name: str, given: Any) -> None:
+    with numguard.guard() as guard:
+        with pytest.raises(UsageError, match=f"a {name} of"):
+            guard.step(1.0, **{name: given})
+        with pytest.raises(UsageError, match=r"micro_step.* a loss of"):
+            guard.micro_step(given)
+    assert guard.coverage.num_steps == 0

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import numguard
+from numguard.interception.unchecked import computes
+from numguard.session.check_table import overload_of
 
 MIB = 1 << 20
 
@@ -145,3 +147,62 @@ def peak_bytes() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_transforms_of_functions_run_as_without_a_guard() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    with numguard.guard(model, budget=None) as guard:
+        torch.func.vmap(model)(x)
+        torch.func.jvp(lambda x: model(x).softmax(-1), (x,), (x,))
+        torch.func.hessian(lambda x: model(x).square().sum())(x[0])
+        guard.step(1.0)
+    assert guard.findings == ()
+    assert any("torch.func" in reason for reason in guard.coverage.uncovered)
+    assert guard.coverage.num_checks > 0
+
+
+class Boxed(Tensor):
+    """Has no memory of its own; the operators on it run on what it holds."""
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> "Boxed":
+        box = Tensor._make_wrapper_subclass(cls, held.size(), dtype=held.dtype)  # type: ignore[attr-defined]
+        box.held = held
+        return box
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        held = [arg.held if isinstance(arg, Boxed) else arg for arg in args]
+        return Boxed(func(*held, **(kwargs or {})))
+
+
+def test_what_a_tensor_without_memory_holds_is_checked() -> None:
+    guard = guarded(lambda: Boxed(torch.ones(3, 4)).sum(1))
+    assert [site.op for site in guard.coverage.sites if site.shape == "2d,2^4"] == ["aten::sum.dim_IntList"]
+
+
+def test_operators_without_a_check_are_named_and_those_that_only_move_numbers_are_not() -> None:
+    def program() -> None:
+        x = torch.arange(6.0).reshape(2, 3)
+        torch.geqrf(x)
+        torch.cat([x, x.clone()]).index_select(0, torch.tensor([0])).exp().t().contiguous()
+        torch.rand(3).sum()
+
+    assert guarded(program).coverage.uncovered == {"aten::geqrf: no check": 1}
+    assert guarded(program, checks="sum").coverage.uncovered == {"aten::geqrf: no check": 1}
+
+
+@pytest.mark.parametrize(
+    ("op", "rounds"),
+    [
+        ("aten::mm", True), ("aten::geqrf", True), ("aten::fft_fft", True), ("aten::_fused_adagrad_", True),
+        ("aten::cat", False), ("aten::exp", False), ("aten::view", False), ("aten::transpose_", False),
+        ("aten::bernoulli_.float", False), ("aten::copy_", False),
+    ],
+)  # fmt: skip
+def test_what_rounds_is_told_from_what_does_not(op: str, rounds: bool) -> None:
+    overload = overload_of(op)
+    assert overload is not None
+    assert computes(overload) == rounds

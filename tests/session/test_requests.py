@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import numguard
 from numguard.errors import FindingError, UsageError
 from numguard.finding import Finding
+from numguard.session.triggers import Triggers
 
 
 @pytest.fixture
@@ -170,3 +171,14 @@ def test_an_accepted_finding_is_counted_and_not_reported(tmp_path: Path) -> None
         again.step(1.0)
     assert again.findings == ()
     assert again._run.casebook.num_accepted[name] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"), [("3", 3), ("", 5), ("many", 5), ("-2", 5), ("\u00b2", 5), ("9" * 12, 1000)]
+)
+def test_the_file_asks_for_as_many_steps_as_it_says(tmp_path: Path, text: str, steps: int) -> None:
+    (tmp_path / "arm").write_text(text)
+    triggers = Triggers(tmp_path)
+    assert triggers.asked() == (steps, "RUN/arm")
+    assert not (tmp_path / "arm").exists()
+    assert triggers.asked() is None

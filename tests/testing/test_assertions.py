@@ -174,6 +174,7 @@ def test_other_shapes_fail() -> None:
         (lambda x: x.float(), {"error_bound": 1.0}, "fn= returned torch.float32"),
         (torch.exp, {"error_bound": -1.0}, "give numbers of at least 0"),
         (torch.exp, {"error_bound": torch.nan}, "give numbers of at least 0"),
+        (torch.exp, {"error_bound": "small"}, "give numbers of at least 0"),
         (lambda x: None, {"error_bound": 1.0}, "nothing to compare"),
         (lambda x: x + 1j, {"error_bound": 1.0}, "is complex"),
         (lambda x: x.repeat(99, 9), {"reference": lambda x: x.repeat(99, 9)}, "derivatives; give error_bound="),

@@ -1,5 +1,9 @@
 """The CPU twin of the kernels: one C++ file, compiled at first use, and what Python asks of it."""
 
+from .attention import AttentionShape as AttentionShape
+from .attention import Picked as Picked
+from .attention import judged_attention as judged_attention
+from .attention import judged_attention_gradients as judged_attention_gradients
 from .cache import CacheRefusedError as CacheRefusedError
 from .cache import cache_folder as cache_folder
 from .checked_sum import CheckedSum as CheckedSum
@@ -7,19 +11,34 @@ from .checked_sum import checked_total as checked_total
 from .compilation import CompilationError as CompilationError
 from .error_bounds import dot_error_bound as dot_error_bound
 from .error_bounds import sum_error_bound as sum_error_bound
+from .judged_sums import judged_parameter_gradients as judged_parameter_gradients
+from .judged_sums import judged_row_sums as judged_row_sums
+from .judged_sums import judged_slot_sums as judged_slot_sums
 from .judgement import judged_elements as judged_elements
 from .library import DTYPES as DTYPES
+from .library import RULES as RULES
+from .library import Attending as Attending
+from .library import AttentionModel as AttentionModel
 from .library import Bound as Bound
 from .library import Format as Format
 from .library import Judging as Judging
 from .library import Normalising as Normalising
+from .library import Pointwise as Pointwise
+from .library import Roundings as Roundings
+from .library import Slotting as Slotting
+from .library import Storing as Storing
+from .library import Summing as Summing
+from .library import Weighing as Weighing
 from .normalisation import JudgedRows as JudgedRows
 from .normalisation import judged_layer_norm as judged_layer_norm
 from .normalisation import judged_layer_norm_gradient as judged_layer_norm_gradient
+from .pointwise import judged_pointwise as judged_pointwise
+from .products import Factors as Factors
 from .products import InnerProduct as InnerProduct
 from .products import JudgedElements as JudgedElements
 from .products import inner_product as inner_product
 from .products import judged_checksums as judged_checksums
+from .products import judged_parts as judged_parts
 from .products import judged_product as judged_product
 from .products import product_and_mass as product_and_mass
 from .readiness import TWIN as TWIN

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import torch
 
-VERSION: Final = 3
+VERSION: Final = 4
 _BYTES: Final = 4  # number of the first 8-bit format
 _TABLES: Final = (
     torch.float8_e4m3fn,
@@ -91,6 +91,103 @@ class Normalising(ctypes.Structure):
     )
 
 
+class Summing(ctypes.Structure):
+    """Everything by which sums or means are judged that does not depend on the numbers in them.
+
+    ``growth`` and ``permissive_growth`` are errors relative to the sum of magnitudes, ``error`` is the shadow's;
+    ``divisor`` is one, or the number of terms of a mean, and ``division`` the relative error of that division.
+    """
+
+    _fields_ = (
+        *((name, _double) for name in ("growth", "permissive_growth", "limit", "lost", "error", "divisor", "division")),
+        ("result", Format),
+        ("has_permissive", _long),
+    )
+
+
+class Storing(ctypes.Structure):
+    """The format of a buffer to which rows are added: unit roundoff, smallest rounding, and where sums leave it."""
+
+    _fields_ = tuple((name, _double) for name in ("unit_roundoff", "smallest_rounding", "limit"))
+
+
+class Weighing(ctypes.Structure):
+    """Everything by which the gradients of weight and bias of a norm are judged that does not depend on numbers."""
+
+    _fields_ = (
+        *((name, _double) for name in ("smallest_normal", "shadow")),
+        ("strict", Storing),
+        ("permissive", Storing),
+        ("result", Format),
+        ("has_permissive", _long),
+    )
+
+
+class Slotting(ctypes.Structure):
+    """Everything by which sums by slot are judged that does not depend on the numbers in them.
+
+    ``shadow`` is the unit roundoff of the shadow, ``result`` the format of results and accumulator.
+    """
+
+    _fields_ = (("shadow", _double), ("result", Format))
+
+
+class AttentionModel(ctypes.Structure):
+    """How attention is computed; fields as in numguard's model of the same name."""
+
+    _fields_ = tuple(
+        (name, _double)
+        for name in (
+            *("unit_roundoff", "smallest_normal", "exponential"),
+            *("weight_roundoff", "weight_smallest", "weight_largest"),
+            *("factor_roundoff", "store_roundoff", "store_smallest"),
+        )
+    )
+
+
+class Attending(ctypes.Structure):
+    """Everything by which attention is judged that does not depend on the numbers in it.
+
+    ``mass_limit`` is where a score may overflow, ``key_height`` the height of a sum over the keys; ``query_stores`` and
+    ``key_stores`` say how often gradients are stored while they grow.
+    """
+
+    _fields_ = (
+        *((name, _double) for name in ("scale", "shadow", "mass_limit", "key_height", "query_stores", "key_stores")),
+        ("result", Format),
+        ("logsumexp", Format),
+        ("strict", AttentionModel),
+        ("permissive", AttentionModel),
+        *((name, _long) for name in ("has_permissive", "causal")),
+    )
+
+
+class Roundings(ctypes.Structure):
+    """What an elementwise kernel rounds to; fields as in numguard's record of the same kind."""
+
+    _fields_ = tuple(
+        (name, _double) for name in ("unit", "constant", "constant_floor", "store", "smallest_normal", "largest")
+    )
+
+
+class Pointwise(ctypes.Structure):
+    """Everything by which an elementwise operator is judged that does not depend on the numbers in it.
+
+    ``constant`` stands for the second term where ``has_constant``; ``rule`` is the operator's place in :data:`RULES`.
+    """
+
+    _fields_ = (
+        *((name, _double) for name in ("constant", "factor")),
+        ("strict", Roundings),
+        ("permissive", Roundings),
+        ("result", Format),
+        *((name, _long) for name in ("rule", "has_constant", "has_permissive", "propagates_nonfinite")),
+    )
+
+
+#: Elementwise operators by the number that the library gives them.
+RULES: Final = ("add", "sub", "mul", "div", "lerp", "addcmul", "addcdiv", "sqrt")
+
 _SIGNATURES: Final[Mapping[str, tuple[Any, tuple[Any, ...]]]] = MappingProxyType(
     {
         "ng_version": (_int, ()),
@@ -108,8 +205,18 @@ _SIGNATURES: Final[Mapping[str, tuple[Any, tuple[Any, ...]]]] = MappingProxyType
         "ng_product": (None, (_pointer, _pointer, _long, _long, _long, _long, _long, _long, _pointer, _pointer)),
         "ng_judged_product": (None, (_pointer, *(_long,) * 4, *(_pointer,) * 3)),
         "ng_judged_checksum": (None, (_pointer, *(_long,) * 5, *(_pointer,) * 3)),
-        "ng_judged_layer_norm": (None, (_pointer, _long, *(_pointer,) * 5)),
-        "ng_judged_layer_norm_gradient": (None, (_pointer, _long, *(_pointer,) * 4)),
+        "ng_judged_product_and_checksum": (None, (*(_pointer,) * 4, _long, *(_pointer,) * 4)),
+        "ng_judged_layer_norm": (None, (_pointer, _long, *(_pointer,) * 3)),
+        "ng_judged_layer_norm_gradient": (None, (_pointer, _long, *(_pointer,) * 3)),
+        "ng_judged_sums": (
+            None,
+            (_pointer, _int, _int, _pointer, _pointer, _int, _pointer, _pointer, _pointer, _int, *(_pointer,) * 3),
+        ),
+        "ng_judged_parameter_gradients": (None, (_pointer,) * 4),
+        "ng_judged_slots": (None, (_pointer,) * 4),
+        "ng_judged_pointwise": (None, (_long, _int, *(_pointer,) * 7)),
+        "ng_judged_attention": (None, (_pointer,) * 4),
+        "ng_judged_attention_gradients": (None, (_pointer,) * 5),
         "ng_judge": (
             None,
             (_long, _pointer, _int, *(_pointer, _long) * 4, _double, _double, _double, _int, _int, _pointer),

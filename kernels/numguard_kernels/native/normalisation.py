@@ -35,7 +35,7 @@ def judged_layer_norm(
     rows
         x, y, mean and rstd: the same leading dimensions, elements of a row last and adjacent, one for the last two.
     weight, bias
-        float64, contiguous.
+        Contiguous, any known dtype.
     by
         Coefficients.
     """
@@ -43,12 +43,10 @@ def judged_layer_norm(
     all_of, few = x.numel(), mean.numel()
     out = torch.empty(3 * all_of + 6 * few, dtype=torch.float64)
     verdicts = torch.empty((3, NUM_NUMBERS), dtype=torch.float64)
-    words = _words(rows)
+    words = _words(rows, (weight, bias))
     library.ng_judged_layer_norm(
         words.buffer_info()[0],
         x.shape[-1],
-        0 if weight is None else weight.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
         ctypes.addressof(by),
         out.data_ptr(),
         verdicts.data_ptr(),
@@ -67,11 +65,10 @@ def judged_layer_norm_gradient(
     """Judge gradients of x; ``rows`` are dy, x, mean, rstd and the gradients, as in :func:`judged_layer_norm`."""
     out = torch.empty((4, *rows[0].shape), dtype=torch.float64)
     verdict = torch.empty(NUM_NUMBERS, dtype=torch.float64)
-    words = _words(rows)
+    words = _words(rows, (weight,))
     library.ng_judged_layer_norm_gradient(
         words.buffer_info()[0],
         rows[0].shape[-1],
-        0 if weight is None else weight.data_ptr(),
         ctypes.addressof(by),
         out.data_ptr(),
         verdict.data_ptr(),
@@ -80,10 +77,16 @@ def judged_layer_norm_gradient(
     return JudgedRows(exact, strict, permissive, shadow_error, verdict)
 
 
-def _words(rows: tuple[Tensor, ...]) -> "array[int]":
-    """Return number and sizes of the leading dimensions, then data, dtype and strides of each tensor."""
+def _words(rows: tuple[Tensor, ...], parameters: tuple[Tensor | None, ...]) -> "array[int]":
+    """Return number and sizes of the leading dimensions, then data, dtype and strides of each tensor.
+
+    A parameter is a row that stands for all.
+    """
     leading = rows[0].shape[:-1]
     words = array("q", (len(leading), *leading))
     for tensor in rows:
         words.extend((tensor.data_ptr(), DTYPES[tensor.dtype], *tensor.stride()[:-1]))
+    for parameter in parameters:
+        words.extend((0, 0) if parameter is None else (parameter.data_ptr(), DTYPES[parameter.dtype]))
+        words.extend((0,) * len(leading))
     return words

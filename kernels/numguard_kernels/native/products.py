@@ -100,6 +100,56 @@ def judged_checksums(
 _NOTHING = (0, 0, 0, 0, 0)
 
 
+class Factors(NamedTuple):
+    """Part of a product in the caller's memory.
+
+    Attributes
+    ----------
+    words
+        Factors, results and addend as the library's operands: address, dtype, strides of batches, rows and columns
+        each; zeros where nothing is added.
+    sizes
+        Batches, rows, columns and terms.
+    """
+
+    words: "array[int]"
+    sizes: "array[int]"
+
+
+def judged_parts(
+    library: ctypes.CDLL,
+    elements: Factors,
+    by: Judging,
+    summed: Factors | None,
+    summed_by: Judging | None,
+    first_sign: int,
+) -> tuple[JudgedElements, JudgedElements | None]:
+    """Judge elements of one part of a product and checksums of another, as the two functions above, by one call."""
+    batches, rows, columns, _ = elements.sizes
+    count = batches * rows * columns
+    num_sums = 0 if summed is None else summed.sizes[0] * summed.sizes[2]
+    out = torch.empty(4 * count + 5 * num_sums + 2 * NUM_NUMBERS, dtype=torch.float64)
+    address = out.data_ptr()
+    library.ng_judged_product_and_checksum(
+        elements.words.buffer_info()[0],
+        elements.sizes.buffer_info()[0],
+        None if summed is None else summed.words.buffer_info()[0],
+        None if summed is None else summed.sizes.buffer_info()[0],
+        first_sign,
+        ctypes.addressof(by),
+        None if summed_by is None else ctypes.addressof(summed_by),
+        address,
+        address + 8 * (4 * count + 5 * num_sums),
+    )
+    of_elements, of_sums, verdict, summed_verdict = out.split([4 * count, 5 * num_sums, NUM_NUMBERS, NUM_NUMBERS])
+    exact, strict, permissive, shadow_error = of_elements.view(4, batches, rows, columns).unbind()
+    judged = JudgedElements(exact, strict, permissive, shadow_error, None, verdict)
+    if summed is None:
+        return judged, None
+    exact, strict, permissive, shadow_error, computed = of_sums.view(5, summed.sizes[0], 1, summed.sizes[2]).unbind()
+    return judged, JudgedElements(exact, strict, permissive, shadow_error, computed, summed_verdict)
+
+
 def _operands(a: Tensor, b: Tensor, c: Tensor, added: Tensor | None) -> "array[int]":
     """Return the library's operands, five words each, in one piece."""
     words = array("q", (a.data_ptr(), DTYPES[a.dtype], *a.stride(), b.data_ptr(), DTYPES[b.dtype], *b.stride()))

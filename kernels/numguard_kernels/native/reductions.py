@@ -84,7 +84,7 @@ def counts_of(library: ctypes.CDLL, x: Tensor, *, with_exponents: bool = False) 
 
 def row_totals_of(library: ctypes.CDLL, x: Tensor, num_kept: int, mode: Mode, num_threads: int = 1) -> RowTotals:
     """Return totals over all but the first ``num_kept`` dimensions, whatever the strides, without a copy."""
-    walk = _walk(x.shape, x.stride(), num_kept)
+    walk = walk_of(x.shape, x.stride(), num_kept)
     out = torch.empty((4, *walk.sizes), dtype=torch.float64)
     if x.numel() == 0:
         out.zero_()
@@ -105,7 +105,7 @@ def row_totals_of(library: ctypes.CDLL, x: Tensor, num_kept: int, mode: Mode, nu
     return RowTotals(*(part.permute(walk.back) for part in out.unbind()))
 
 
-class _Walk(NamedTuple):
+class Walk(NamedTuple):
     """Kept and reduced dimensions as the library takes them, and how its results get back into order."""
 
     kept: tuple[int, Any, Any]
@@ -113,9 +113,14 @@ class _Walk(NamedTuple):
     sizes: tuple[int, ...]
     back: tuple[int, ...]
 
+    @property
+    def in_order(self) -> bool:
+        """Whether results come in the order of the kept dimensions."""
+        return self.back == tuple(range(len(self.back)))
+
 
 @lru_cache(maxsize=4096)
-def _walk(shape: tuple[int, ...], strides: tuple[int, ...], num_kept: int) -> _Walk:
+def walk_of(shape: tuple[int, ...], strides: tuple[int, ...], num_kept: int) -> Walk:
     """Walk memory forward: largest strides outermost, neighbours joined where they lie in one piece."""
     dims = list(zip(shape, strides, strict=True))
     order = sorted(range(num_kept), key=lambda dim: -strides[dim])
@@ -123,7 +128,7 @@ def _walk(shape: tuple[int, ...], strides: tuple[int, ...], num_kept: int) -> _W
     sizes = tuple(shape[dim] for dim in order)
     kept = _joined([dims[dim] for dim in order])
     reduced = _joined(sorted(dims[num_kept:], key=lambda dim: -dim[1])) or [(1, 1)]
-    return _Walk(_arrays(kept), _arrays(reduced), sizes, back)
+    return Walk(_arrays(kept), _arrays(reduced), sizes, back)
 
 
 def _joined(dims: list[tuple[int, int]]) -> list[tuple[int, int]]:

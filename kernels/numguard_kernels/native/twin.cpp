@@ -168,12 +168,79 @@ struct RowSet {
     const int64_t* own = words + 1 + dims() + which * (2 + dims());
     return (const char*)own[0] + offset_of(Walk{(int)dims(), words + 1, own + 2}, number) * bytes_of(own[1]);
   }
+  const double* parameter(int which, int64_t n, double* held) const;  // in float64, or null where it has no data
+};
+
+// Sums over rows or columns, by row_sum_bound and row_mean_bound; `divisor` is one, or the number of terms of a mean.
+struct Summing {
+  double growth, permissive_growth, limit, lost, error, divisor, division;
+  Format result;
+  int64_t has_permissive;
+};
+static inline double sum_bound(double total, double mass, double growth, const Summing& by) {
+  if (!((1.0 + growth) * mass < by.limit)) return std::numeric_limits<double>::infinity();
+  const double error = growth * mass;
+  const double bound = by.division == 0.0 ? error : (error + by.division * (std::fabs(total) + error)) / by.divisor;
+  return bound + by.lost;
+}
+
+// dgamma and dbeta, by parameter_gradient_bound: of the accumulator and of the format in which rows may be stored.
+struct Storing { double unit, eta, limit; };
+struct Weighing {
+  double tiny, shadow;
+  Storing strict, permissive;
+  Format result;
+  int64_t has_permissive;
+};
+static inline double weighed(double mass, double grad_mass, double slack, double rows, double tiny, const Storing& by) {
+  if (!(mass < by.limit)) return std::numeric_limits<double>::infinity();
+  return (rows + 6.0) * by.unit * (mass + slack) + slack + rows * by.eta + tiny * grad_mass;
+}
+
+// Sums by slot, by slot_bound: of the accumulator, which is the results' own format.
+struct Slotting { double shadow; Format result; };
+
+// Attention: AttentionModel and the formulas of numguard's attention_bounds module.
+struct AttentionModel {
+  double unit, tiny, exponential, weight_unit, weight_eta, weight_largest, factor_unit, store_unit, store_eta;
+};
+struct Attending {
+  double scale, shadow, mass_limit, key_height, query_stores, key_stores;
+  Format result, logarithm;
+  AttentionModel strict, permissive;
+  int64_t has_permissive, causal;
+};
+// A matrix of a batch and a head; strides in elements. A mask of truth values has the dtype TRUTH.
+constexpr int64_t TRUTH = 100;
+struct Headed {
+  const char* data; int64_t dtype, batch, head, row, column;
+  const char* at(int64_t b, int64_t h, int64_t r) const {
+    return data + (b * batch + h * head + r * row) * (dtype == TRUTH ? 1 : bytes_of(dtype));
+  }
+};
+struct Every { int64_t first, step, count; int64_t operator[](int64_t i) const { return first + i * step; } };
+struct AttentionCall {  // the words of one call
+  int64_t group, num_queries, num_keys, features, width;
+  Every batches, heads, queries, keys;
+  Headed query, key, value, mask, output, logsumexp, grad_output, grad_query, grad_key, grad_value;
+};
+struct Factors { const double *query, *keys, *values; const double* mask; bool truth; int64_t visible; const int64_t* places; };
+struct Pairs { double *weights, *weights_error, *scores, *scores_error; };
+
+// Elementwise operators, by numguard's pointwise_bounds module; rules are numbered as PointwiseRule.
+enum Rule : int64_t { ADD = 0, SUB, MUL, DIV, LERP, ADDCMUL, ADDCDIV, SQRT };
+struct Roundings { double unit, constant, constant_floor, store, tiny, largest; };
+struct Pointwise {
+  double constant, factor;
+  Roundings strict, permissive;
+  Format result;
+  int64_t rule, has_constant, has_permissive, propagates;
 };
 
 struct Table {  // the functions of one instruction set
   const char* name;
   void (*run)(const void*, int, int64_t, int64_t, int, Totals*);
-  void (*columns)(const void*, int, int64_t, int64_t, int64_t, int, Totals*);
+  void (*columns)(const void*, int, int64_t, int64_t, int64_t, int64_t, int, Totals*);
   void (*checked)(const void*, int, int64_t, float*, Totals*);
   void (*widen)(const void*, int, int64_t, int64_t, double*);
   void (*dot)(const void*, int, const void*, int, int64_t, Totals*);
@@ -186,6 +253,11 @@ struct Table {  // the functions of one instruction set
   uint64_t (*hash)(const uint32_t*, int64_t, const uint64_t*);
   void (*normalise)(int64_t, const double*, const double*, const double*, const Normalising&, double*, Normalised);
   void (*normalise_back)(int64_t, double*, const double*, const double*, double, double, const Normalising&, Normalised);
+  void (*weigh)(int64_t, const double*, const double*, double, double, double*);
+  void (*attend)(int64_t, int64_t, int64_t, const Factors&, const Attending&, const double*, double*, double*, double*, double*);
+  void (*differentiate)(int64_t, int64_t, int64_t, const Factors&, const double*, double, double, double, const Attending&, double*, Pairs);
+  void (*accumulate)(int64_t, double, double, const double*, double*, double*, double*);
+  void (*pointwise)(int64_t, const double* const*, const Pointwise&, double*, double*, double*);
 };
 static inline const void* at(const Operand& x, int64_t batch, int64_t row, int64_t column) {
   return (const char*)x.data + (batch * x.batch + row * x.row + column * x.column) * bytes_of(x.dtype);
@@ -247,7 +319,7 @@ static inline const Table* use() {
 }  // namespace twin
 using namespace twin;
 
-NG_EXPORT int ng_version() { return 3; }
+NG_EXPORT int ng_version() { return 4; }
 NG_EXPORT const char* ng_variant() { return use()->name; }
 NG_EXPORT int ng_select(int number) {
   const Table* table = number < 0 ? nullptr : tables(number);
@@ -286,8 +358,9 @@ NG_EXPORT void ng_reduce(const void* data, int dtype, int kept_dims, const int64
   const int64_t num_kept = count_of(kept), num_outer = count_of(outer);
   const int64_t length = reduced_sizes[reduced_dims - 1], step = reduced_strides[reduced_dims - 1];
   const char* base = (const char*)data;
-  // Columns: the last kept dimension is adjacent in memory and the reduced ones are not.
-  const bool by_columns = kept_dims && kept_strides[kept_dims - 1] == 1 && step != 1 && kept_sizes[kept_dims - 1] > 1;
+  // Columns: the last kept dimension lies closer together in memory than the reduced ones.
+  const int64_t apart = kept_dims ? kept_strides[kept_dims - 1] : 0;
+  const bool by_columns = apart > 0 && apart < std::llabs(step) && kept_sizes[kept_dims - 1] > 1;
   const int64_t width = by_columns ? kept_sizes[kept_dims - 1] : 1;
   const int64_t spans = (width + SPAN - 1) / SPAN;
   const int64_t jobs = num_kept / std::max<int64_t>(width, 1) * spans;
@@ -297,11 +370,11 @@ NG_EXPORT void ng_reduce(const void* data, int dtype, int kept_dims, const int64
     Totals held[SPAN];
     for (int64_t job = jobs * part / parts; job < jobs * (part + 1) / parts; ++job) {
       const int64_t first = job % spans * SPAN, many = std::min(SPAN, width - first);
-      const int64_t start = offset_of(kept_outer, job / spans) + first;
+      const int64_t start = offset_of(kept_outer, job / spans) + first * apart;
       for (int64_t c = 0; c < many; ++c) held[c] = Totals();
       for (int64_t turn = 0; turn < num_outer; ++turn) {
         const char* p = base + (start + offset_of(outer, turn)) * size;
-        if (by_columns) use()->columns(p, dtype, length, step, many, mode, held);
+        if (by_columns) use()->columns(p, dtype, length, step, many, apart, mode, held);
         else use()->run(p, dtype, length, step, mode, held);
       }
       for (int64_t c = 0; c < many; ++c) {
@@ -511,6 +584,17 @@ NG_EXPORT void ng_judged_checksum(const Operand* operands, int64_t batches, int6
   judge_all(n, computed, out, *by, verdict);
 }
 
+// Elements of a product, then checksums over its rows where `summed` has columns, by one call: sizes are batches, rows,
+// columns and terms; `out` holds four rows for each element, then five for each checksum; two verdicts.
+NG_EXPORT void ng_judged_product_and_checksum(const Operand* operands, const int64_t* sizes, const Operand* summed,
+                                              const int64_t* summed_sizes, int64_t first, const Judging* by,
+                                              const Judging* summed_by, double* out, double* verdicts) {
+  ng_judged_product(operands, sizes[0], sizes[1], sizes[2], sizes[3], by, out, verdicts);
+  if (!summed) return;
+  out += 4 * sizes[0] * sizes[1] * sizes[2];
+  ng_judged_checksum(summed, summed_sizes[0], summed_sizes[1], summed_sizes[2], summed_sizes[3], first, summed_by, out, verdicts + 13);
+}
+
 // The step `parameter + update`, formed in float32 (float64 for float64) and rounded to the parameter's dtype: updated
 // and stagnant elements, sums of the magnitudes of the updates and of what rounding took from them.
 NG_EXPORT void ng_update_health(const void* parameter, int dtype, const void* update, int update_dtype, int64_t n,
@@ -548,15 +632,20 @@ NG_EXPORT void ng_list_health(const void* data, int dtype, int64_t n, double sca
   }
 }
 
-// Rows of x, y, mean and rstd of a layer norm. `out`: exact, strict and error of y, then of mean, then of rstd; the
+const double* RowSet::parameter(int which, int64_t n, double* held) const {
+  if (!words[1 + dims() + which * (2 + dims())]) return nullptr;
+  use()->widen(row(which, 0), dtype(which), n, 1, held);
+  return held;
+}
+// Rows of x, y, mean and rstd of a layer norm, then weight and bias, or no data, as rows that all are the same. `out`: exact, strict and error of y, then of mean, then of rstd; the
 // verdicts follow one another in the same order.
-NG_EXPORT void ng_judged_layer_norm(const int64_t* words, int64_t n, const double* weight, const double* bias,
-                                    const Normalising* by, double* out, double* verdicts) {
+NG_EXPORT void ng_judged_layer_norm(const int64_t* words, int64_t n, const Normalising* by, double* out, double* verdicts) {
   Gradual gradual;
   const RowSet set{words};
   const int64_t rows = set.count(), all = rows * n;
   double *mean = out + 3 * all, *rstd = mean + 3 * rows;
-  std::vector<double> x(n), computed(all), means(rows), rstds(rows);
+  std::vector<double> x(n), computed(all), means(rows), rstds(rows), held(2 * n);
+  const double *weight = set.parameter(4, n, held.data()), *bias = set.parameter(5, n, held.data() + n);
   for (int64_t r = 0; r < rows; ++r) {
     use()->widen(set.row(0, r), set.dtype(0), n, 1, x.data());
     use()->widen(set.row(1, r), set.dtype(1), n, 1, &computed[r * n]);
@@ -573,13 +662,13 @@ NG_EXPORT void ng_judged_layer_norm(const int64_t* words, int64_t n, const doubl
   use()->judge(rows, means.data(), F64, mean, 1, mean + rows, 1, nullptr, 0, mean + 2 * rows, 1, s.unit, s.eta, s.largest, 1, 1, verdicts + 13);
   use()->judge(rows, rstds.data(), F64, rstd, 1, rstd + rows, 1, nullptr, 0, rstd + 2 * rows, 1, s.unit, s.eta, s.largest, 1, 0, verdicts + 26);
 }
-// Rows of dy, x, mean, rstd and the gradient of x. `out`: exact, strict, permissive and error.
-NG_EXPORT void ng_judged_layer_norm_gradient(const int64_t* words, int64_t n, const double* weight,
-                                             const Normalising* by, double* out, double* verdict) {
+// Rows of dy, x, mean, rstd and the gradient of x, then the weight, or no data. `out`: exact, strict, permissive and error.
+NG_EXPORT void ng_judged_layer_norm_gradient(const int64_t* words, int64_t n, const Normalising* by, double* out, double* verdict) {
   Gradual gradual;
   const RowSet set{words};
   const int64_t rows = set.count(), all = rows * n;
-  std::vector<double> t(n), x(n), computed(all);
+  std::vector<double> t(n), x(n), computed(all), held(n);
+  const double* weight = set.parameter(5, n, held.data());
   for (int64_t r = 0; r < rows; ++r) {
     double mean, rstd;
     use()->widen(set.row(0, r), set.dtype(0), n, 1, t.data());
@@ -593,6 +682,305 @@ NG_EXPORT void ng_judged_layer_norm_gradient(const int64_t* words, int64_t n, co
   }
   const Format& f = by->result;
   use()->judge(all, computed.data(), F64, out, 1, out + all, 1, out + 2 * all, 1, out + 3 * all, 1, f.unit, f.eta, f.largest, 1, 1, verdict);
+}
+
+// Sums or means over the reduced dimensions, as ng_reduce walks them, beside results in the order of the kept ones.
+// `out`: exact, strict, permissive, error.
+NG_EXPORT void ng_judged_sums(const void* data, int dtype, int kept_dims, const int64_t* kept_sizes,
+                              const int64_t* kept_strides, int reduced_dims, const int64_t* reduced_sizes,
+                              const int64_t* reduced_strides, const void* results, int result_dtype, const Summing* by,
+                              double* out, double* verdict) {
+  Gradual gradual;
+  const int64_t n = count_of(Walk{kept_dims, kept_sizes, nullptr});
+  double *exact = out, *strict = out + n, *permissive = out + 2 * n, *error = out + 3 * n;
+  ng_reduce(data, dtype, kept_dims, kept_sizes, kept_strides, reduced_dims, reduced_sizes, reduced_strides, DOUBLE, 1,
+            exact, strict, permissive, error);
+  for (int64_t i = 0; i < n; ++i) {
+    const double total = exact[i] + strict[i], mass = permissive[i];
+    exact[i] = total / by->divisor;
+    strict[i] = sum_bound(total, mass, by->growth, *by);
+    permissive[i] = by->has_permissive ? sum_bound(total, mass, by->permissive_growth, *by) : strict[i];
+    error[i] = by->error * mass;
+  }
+  const Format& f = by->result;
+  use()->judge(n, results, result_dtype, exact, 1, strict, 1, by->has_permissive ? permissive : nullptr, 1, error, 1,
+               f.unit, f.eta, f.largest, 1, 1, verdict);
+}
+
+// Columns of dy, x, mean, rstd (data, dtype, stride of rows, stride of columns; no mean for RMS) beside dgamma and dbeta
+// (data, dtype, 0, stride). `out`: exact, strict, permissive and error of dgamma, then of dbeta; two verdicts.
+NG_EXPORT void ng_judged_parameter_gradients(const int64_t* words, const Weighing* by, double* out, double* verdicts) {
+  Gradual gradual;
+  struct Grid { const char* data; int64_t dtype, row, column; };
+  const int64_t rows = words[0], columns = words[1];
+  Grid grids[6];
+  static_assert(sizeof grids == 24 * sizeof(int64_t));
+  std::memcpy(grids, words + 2, sizeof grids);
+  const auto read = [&](const Grid& from, int64_t row, int64_t many, double* to) {
+    use()->widen(from.data + row * from.row * bytes_of(from.dtype), (int)from.dtype, many, from.column, to);
+  };
+  std::vector<double> sums(5 * columns), dy(columns), x(columns), computed(columns);
+  for (int64_t r = 0; r < rows; ++r) {
+    double mean = 0.0, rstd;
+    if (grids[2].data) read(grids[2], r, 1, &mean);
+    read(grids[3], r, 1, &rstd);
+    read(grids[0], r, columns, dy.data());
+    read(grids[1], r, columns, x.data());
+    use()->weigh(columns, dy.data(), x.data(), mean, rstd, sums.data());
+  }
+  for (int64_t which = 0; which < 2; ++which) {
+    double *exact = out + 4 * which * columns, *strict = exact + columns, *permissive = strict + columns, *error = permissive + columns;
+    const double *total = &sums[which * columns], *mass = &sums[(2 + which) * columns], *grad_mass = &sums[3 * columns];
+    for (int64_t c = 0; c < columns; ++c) {
+      const double slack = which ? 0.0 : 4.0 * by->strict.unit * sums[4 * columns + c];
+      exact[c] = total[c];
+      strict[c] = weighed(mass[c], grad_mass[c], slack, (double)rows, by->tiny, by->strict);
+      permissive[c] = weighed(mass[c], grad_mass[c], slack, (double)rows, by->tiny, by->has_permissive ? by->permissive : by->strict);
+      error[c] = strict[c] * by->shadow;
+    }
+    if (!grids[4 + which].data) continue;
+    read(grids[4 + which], 0, columns, computed.data());
+    const Format& f = by->result;
+    use()->judge(columns, computed.data(), F64, exact, 1, strict, 1, by->has_permissive ? permissive : nullptr, 1, error, 1,
+                 f.unit, f.eta, f.largest, 1, 1, verdicts + 13 * which);
+  }
+}
+
+// base + the sum of the rows of a source by slot, beside the results; an index of `slots` is nowhere. Words: rows,
+// slots, columns, the indices, their stride, then data, dtype, row and column strides of source, base (or no data) and
+// results. `out`: exact, strict, error, [slots, columns] each.
+NG_EXPORT void ng_judged_slots(const int64_t* words, const Slotting* by, double* out, double* verdict) {
+  Gradual gradual;
+  struct Grid { const char* data; int64_t dtype, row, column; };
+  const int64_t rows = words[0], slots = words[1], columns = words[2], n = slots * columns;
+  const int64_t* index = (const int64_t*)words[3];
+  Grid grids[3];
+  std::memcpy(grids, words + 5, sizeof grids);
+  const auto read = [&](const Grid& from, int64_t row, double* to) {
+    use()->widen(from.data + row * from.row * bytes_of(from.dtype), (int)from.dtype, columns, from.column, to);
+  };
+  double *exact = out, *strict = out + n, *error = out + 2 * n;
+  std::fill(out, out + 2 * n, 0.0);
+  const Format& f = by->result;
+  std::vector<double> held(columns), hits(slots), computed(n);
+  double* mass = strict;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t slot = index[r * words[4]];
+    if (slot < 0 || slot >= slots) continue;
+    read(grids[0], r, held.data());
+    hits[slot] += 1.0;
+    double *to = exact + slot * columns, *sizes = mass + slot * columns;
+    for (int64_t c = 0; c < columns; ++c) { to[c] += held[c]; sizes[c] += std::fabs(held[c]); }
+  }
+  constexpr double inf = std::numeric_limits<double>::infinity();
+  for (int64_t slot = 0; slot < slots; ++slot) {
+    const int64_t first = slot * columns;
+    if (grids[1].data) {
+      read(grids[1], slot, held.data());
+      for (int64_t c = 0; c < columns; ++c) { exact[first + c] += held[c]; mass[first + c] += std::fabs(held[c]); }
+    }
+    read(grids[2], slot, computed.data() + first);
+    const double roundings = hits[slot] > 0.0 ? hits[slot] + 1.0 : 0.0;
+    for (int64_t i = first; i < first + columns; ++i) {
+      const double size = mass[i];
+      error[i] = by->shadow * (hits[slot] + 4.0) * size;
+      strict[i] = size < f.largest ? roundings * f.unit * size : inf;
+    }
+  }
+  use()->judge(n, computed.data(), F64, exact, 1, strict, 1, nullptr, 0, error, 1, f.unit, f.eta, f.largest, 1, 0, verdict);
+}
+
+// One elementwise operator on up to three vectors of one dtype: exact, strict and permissive, and the verdict.
+NG_EXPORT void ng_judged_pointwise(int64_t n, int dtype, const void* computed, const void* first, const void* second,
+                                   const void* third, const Pointwise* by, double* out, double* verdict) {
+  Gradual gradual;
+  const void* given[3] = {first, second, third};
+  const double* terms[3] = {};
+  std::vector<double> held(3 * n);
+  for (int which = 0; which < 3; ++which) {
+    if (!given[which]) continue;
+    use()->widen(given[which], dtype, n, 1, &held[which * n]);
+    terms[which] = &held[which * n];
+  }
+  if (by->has_constant) { std::fill(&held[n], &held[n] + n, by->constant); terms[1] = &held[n]; }
+  double *exact = out, *strict = out + n, *permissive = by->has_permissive ? out + 2 * n : nullptr;
+  use()->pointwise(n, terms, *by, exact, strict, permissive);
+  const double nothing = 0.0;
+  const Format& f = by->result;
+  use()->judge(n, computed, dtype, exact, 1, strict, 1, permissive, 1, &nothing, 0, f.unit, f.eta, f.largest, 1, (int)by->propagates, verdict);
+}
+
+// What both directions of attention read of one batch and one key head: all rows of a side in float64.
+static void widen_rows(const Headed& from, int64_t b, int64_t h, const Every& rows, int64_t n, double* to) {
+  for (int64_t r = 0; r < rows.count; ++r) use()->widen(from.at(b, h, rows[r]), (int)from.dtype, n, from.column, to + r * n);
+}
+static const double* read_mask(const Headed& mask, int64_t b, int64_t h, int64_t query, const Every& keys, double* held) {
+  if (!mask.data) return nullptr;
+  const char* row = mask.at(b, h, query);
+  for (int64_t k = 0; k < keys.count; ++k) {
+    const int64_t place = keys[k] * mask.column;
+    if (mask.dtype == TRUTH) held[k] = row[place] != 0;
+    else use()->widen(row + place * bytes_of(mask.dtype), (int)mask.dtype, 1, 1, held + k);
+  }
+  return held;
+}
+static std::vector<int64_t> places_of(const Every& keys) {
+  std::vector<int64_t> places(keys.count);
+  for (int64_t k = 0; k < keys.count; ++k) places[k] = keys[k];
+  return places;
+}
+
+// Sampled queries over all keys. `out`: exact, strict and error of the output, then of the logsumexp where it is there.
+NG_EXPORT void ng_judged_attention(const AttentionCall* call, const Attending* by, double* out, double* verdicts) {
+  Gradual gradual;
+  const int64_t keys = call->num_keys, features = call->features, width = call->width;
+  const Every all{0, 1, keys};
+  const int64_t rows = call->batches.count * call->heads.count * call->group * call->queries.count, n = rows * width;
+  double *exact = out, *strict = out + n, *error = out + 2 * n, *logs = out + 3 * n;
+  std::vector<double> k(keys * features), v(keys * width), q(features), floor(width), held(5 * keys), mask(keys), computed(n), log_computed(rows);
+  const std::vector<int64_t> places = places_of(all);
+  int64_t number = 0;
+  for (int64_t i = 0; i < call->batches.count; ++i)
+    for (int64_t j = 0; j < call->heads.count; ++j) {
+      const int64_t b = call->batches[i], kv = call->heads[j];
+      widen_rows(call->key, b, kv, all, features, k.data());
+      widen_rows(call->value, b, kv, all, width, v.data());
+      for (int64_t f = 0; f < width; ++f) {
+        double largest = 0, sizes = 0;
+        for (int64_t key = 0; key < keys; ++key) {
+          const double size = std::fabs(v[key * width + f]);
+          largest = larger(size, largest);
+          sizes += size;
+        }
+        floor[f] = 4.0 * (double)keys * by->strict.tiny * (1.0 + largest) + by->strict.weight_eta * sizes;
+      }
+      for (int64_t g = 0; g < call->group; ++g)
+        for (int64_t r = 0; r < call->queries.count; ++r, ++number) {
+          const int64_t h = kv * call->group + g, query = call->queries[r];
+          use()->widen(call->query.at(b, h, query), (int)call->query.dtype, features, call->query.column, q.data());
+          use()->widen(call->output.at(b, h, query), (int)call->output.dtype, width, call->output.column, &computed[number * width]);
+          const Factors factors{q.data(), k.data(), v.data(), read_mask(call->mask, b, h, query, all, mask.data()),
+                                call->mask.dtype == TRUTH, by->causal ? query : keys, places.data()};
+          double log_total[2];
+          use()->attend(keys, features, width, factors, *by, floor.data(), held.data(), exact + number * width, strict + number * width, log_total);
+          if (!call->logsumexp.data) continue;
+          logs[number] = log_total[0]; logs[rows + number] = log_total[1]; logs[2 * rows + number] = log_total[1] * by->shadow;
+          use()->widen(call->logsumexp.at(b, h, query), (int)call->logsumexp.dtype, 1, 1, &log_computed[number]);
+        }
+    }
+  for (int64_t i = 0; i < n; ++i) error[i] = strict[i] * by->shadow;
+  const Format &f = by->result, &l = by->logarithm;
+  use()->judge(n, computed.data(), F64, exact, 1, strict, 1, nullptr, 0, error, 1, f.unit, f.eta, f.largest, 1, 0, verdicts);
+  if (call->logsumexp.data)
+    use()->judge(rows, log_computed.data(), F64, logs, 1, logs + rows, 1, nullptr, 0, logs + 2 * rows, 1, l.unit, l.eta, l.largest, 1, 0, verdicts + 13);
+}
+
+// E of `count` numbers of a gradient: masses with the error of the left factor, with the left factor, and of the right.
+static void finish_gradient(int64_t count, int64_t width, double terms, double stores, double scale, const double* error_mass,
+                            const double* mass, const double* sizes, const AttentionModel& by, double* bound) {
+  const double relative = (terms + 5.0) * by.unit + 1.01 * by.weight_unit + 2.0 * by.factor_unit + stores * by.store_unit;
+  for (int64_t i = 0; i < count; ++i) {
+    const double floor = (2.0 * by.tiny + by.weight_eta) * sizes[i % width] + 3.0 * terms * by.tiny;
+    bound[i] = std::fabs(scale) * (error_mass[i] * 1.01 + relative * mass[i] + floor) + stores * by.store_eta;
+  }
+}
+struct GradientPart { double *exact, *strict, *permissive, *error; int64_t n; };
+static GradientPart gradient_part(double* out, int64_t n) { return GradientPart{out, out + n, out + 2 * n, out + 3 * n, n}; }
+static void finish(const GradientPart& part, int64_t first, int64_t count, int64_t width, double terms, double stores,
+                   double scale, const double* sizes, const Attending& by) {
+  // Masses lie where the bounds will be: with the error of the left factor in `strict`, plain ones in `error`.
+  double *exact = part.exact + first, *strict = part.strict + first, *permissive = part.permissive + first, *error = part.error + first;
+  if (by.has_permissive) finish_gradient(count, width, terms, stores, scale, strict, error, sizes, by.permissive, permissive);
+  finish_gradient(count, width, terms, stores, scale, strict, error, sizes, by.strict, strict);
+  for (int64_t i = 0; i < count; ++i) { exact[i] *= scale; error[i] = strict[i] * by.shadow; }
+}
+static void judge_gradient(const GradientPart& part, const double* computed, const Attending& by, double* verdict) {
+  const Format& f = by.result;
+  use()->judge(part.n, computed, F64, part.exact, 1, part.strict, 1, by.has_permissive ? part.permissive : nullptr, 1,
+               part.error, 1, f.unit, f.eta, f.largest, 1, 0, verdict);
+}
+
+// Queries over keys; what is known of each query besides: its gradient, its output and its logsumexp.
+struct QueryRow { std::vector<double> query, grad, output; double logarithm, inner, inner_mass; };
+static void read_query(const AttentionCall& call, int64_t b, int64_t h, int64_t row, QueryRow& to) {
+  use()->widen(call.query.at(b, h, row), (int)call.query.dtype, call.features, call.query.column, to.query.data());
+  use()->widen(call.grad_output.at(b, h, row), (int)call.grad_output.dtype, call.width, call.grad_output.column, to.grad.data());
+  use()->widen(call.output.at(b, h, row), (int)call.output.dtype, call.width, call.output.column, to.output.data());
+  use()->widen(call.logsumexp.at(b, h, row), (int)call.logsumexp.dtype, 1, 1, &to.logarithm);
+  to.inner = to.inner_mass = 0;
+  for (int64_t f = 0; f < call.width; ++f) { const double x = to.grad[f] * to.output[f]; to.inner += x; to.inner_mass += std::fabs(x); }
+}
+
+// Gradients of sampled queries over all keys (by `queries`), and of sampled keys over all queries (by `keys`); both
+// calls name the same tensors. `out`: exact, strict, permissive and error of the gradients of query, key and value.
+NG_EXPORT void ng_judged_attention_gradients(const AttentionCall* by_query, const AttentionCall* by_key, const Attending* by,
+                                             double* out, double* verdicts) {
+  Gradual gradual;
+  const AttentionCall &a = *by_query, &c = *by_key;
+  const int64_t features = a.features, width = a.width, most = a.num_keys;
+  const int64_t pairs_a = a.batches.count * a.heads.count, pairs_c = c.batches.count * c.heads.count;
+  const GradientPart query = gradient_part(out, pairs_a * a.group * a.queries.count * features);
+  const GradientPart key = gradient_part(out + 4 * query.n, pairs_c * c.keys.count * features);
+  const GradientPart value = gradient_part(out + 4 * (query.n + key.n), pairs_c * c.keys.count * width);
+  std::fill(out, out + 4 * (query.n + key.n + value.n), 0.0);
+  std::vector<double> k(most * features), v(most * width), held(5 * most), mask(most), pairs(4 * most);
+  std::vector<double> computed(std::max(query.n, std::max(key.n, value.n))), sizes(std::max(features, width)), grad_sizes(width);
+  const Pairs found{&pairs[0], &pairs[most], &pairs[2 * most], &pairs[3 * most]};
+  QueryRow row{std::vector<double>(features), std::vector<double>(width), std::vector<double>(width), 0, 0, 0};
+  const auto differentiate = [&](const AttentionCall& call, const Every& keys, const int64_t* places, int64_t b, int64_t h, int64_t number) {
+    read_query(call, b, h, number, row);
+    const Factors factors{row.query.data(), k.data(), v.data(), read_mask(call.mask, b, h, number, keys, mask.data()),
+                          call.mask.dtype == TRUTH, by->causal ? number : call.num_keys, places};
+    use()->differentiate(keys.count, features, width, factors, row.grad.data(), row.inner, row.inner_mass, row.logarithm, *by, held.data(), found);
+  };
+  const Every all{0, 1, most};
+  std::vector<int64_t> places = places_of(all);
+  int64_t number = 0;
+  for (int64_t pair = 0; pair < pairs_a; ++pair) {
+    const int64_t b = a.batches[pair / a.heads.count], kv = a.heads[pair % a.heads.count];
+    widen_rows(a.key, b, kv, all, features, k.data());
+    widen_rows(a.value, b, kv, all, width, v.data());
+    std::fill(sizes.begin(), sizes.end(), 0.0);
+    for (int64_t i = 0; i < most * features; ++i) sizes[i % features] += std::fabs(k[i]);
+    for (int64_t g = 0; g < a.group; ++g)
+      for (int64_t r = 0; r < a.queries.count; ++r, ++number) {
+        const int64_t h = kv * a.group + g, first = number * features;
+        differentiate(a, all, places.data(), b, h, a.queries[r]);
+        for (int64_t j = 0; j < most; ++j)
+          use()->accumulate(features, found.scores[j], found.scores_error[j], &k[j * features], query.exact + first, query.strict + first, query.error + first);
+        finish(query, first, features, features, (double)most, by->query_stores, by->scale, sizes.data(), *by);
+        use()->widen(a.grad_query.at(b, h, a.queries[r]), (int)a.grad_query.dtype, features, a.grad_query.column, &computed[first]);
+      }
+  }
+  judge_gradient(query, computed.data(), *by, verdicts);
+  places = places_of(c.keys);
+  std::vector<double> value_computed(value.n);
+  for (int64_t pair = 0; pair < pairs_c; ++pair) {
+    const int64_t b = c.batches[pair / c.heads.count], kv = c.heads[pair % c.heads.count], many = c.keys.count;
+    const int64_t first = pair * many * features, value_first = pair * many * width;
+    widen_rows(c.key, b, kv, c.keys, features, k.data());
+    widen_rows(c.value, b, kv, c.keys, width, v.data());
+    std::fill(sizes.begin(), sizes.end(), 0.0);
+    std::fill(grad_sizes.begin(), grad_sizes.end(), 0.0);
+    for (int64_t g = 0; g < c.group; ++g)
+      for (int64_t r = 0; r < c.num_queries; ++r) {
+        differentiate(c, c.keys, places.data(), b, kv * c.group + g, r);
+        for (int64_t j = 0; j < many; ++j) {
+          const int64_t at = first + j * features, value_at = value_first + j * width;
+          use()->accumulate(features, found.scores[j], found.scores_error[j], row.query.data(), key.exact + at, key.strict + at, key.error + at);
+          use()->accumulate(width, found.weights[j], found.weights_error[j], row.grad.data(), value.exact + value_at, value.strict + value_at, value.error + value_at);
+        }
+        for (int64_t f = 0; f < features; ++f) sizes[f] += std::fabs(row.query[f]);
+        for (int64_t f = 0; f < width; ++f) grad_sizes[f] += std::fabs(row.grad[f]);
+      }
+    const double terms = (double)(c.group * c.num_queries);
+    finish(key, first, many * features, features, terms, by->key_stores, by->scale, sizes.data(), *by);
+    finish(value, value_first, many * width, width, terms, by->key_stores, 1.0, grad_sizes.data(), *by);
+    widen_rows(c.grad_key, b, kv, c.keys, features, &computed[first]);
+    widen_rows(c.grad_value, b, kv, c.keys, width, &value_computed[value_first]);
+  }
+  judge_gradient(key, computed.data(), *by, verdicts + 13);
+  judge_gradient(value, value_computed.data(), *by, verdicts + 26);
 }
 
 NG_EXPORT uint64_t ng_replica_checksum(const uint32_t* words, int64_t n) {
@@ -887,13 +1275,13 @@ NG_FN void widen(const void* p, int dtype, int64_t n, int64_t step, double* out)
   for (int64_t i = 0; i < n; ++i) out[i] = byte_table[(dtype - BYTE) & 7][((const Byte*)p)[i * step].bits];
 }
 
-// Adds `rows` rows of `many` adjacent columns, at most SPAN, to the totals of each column.
-NG_FN void columns(const void* p, int dtype, int64_t rows, int64_t step, int64_t many, int mode, Totals* t) {
+// Adds `rows` rows of `many` columns, at most SPAN, `apart` from one another, to the totals of each column.
+NG_FN void columns(const void* p, int dtype, int64_t rows, int64_t step, int64_t many, int64_t apart, int mode, Totals* t) {
   double x[SPAN], sum[SPAN], low[SPAN], mass[SPAN], most[SPAN];
   const int64_t size = dtype == F64 ? 8 : dtype == F32 ? 4 : dtype >= BYTE ? 1 : 2;
   for (int64_t c = 0; c < many; ++c) { sum[c] = t[c].high; low[c] = t[c].low; mass[c] = t[c].mass; most[c] = t[c].largest; }
   for (int64_t r = 0; r < rows; ++r) {
-    widen((const char*)p + r * step * size, dtype, many, 1, x);
+    widen((const char*)p + r * step * size, dtype, many, apart, x);
     if (mode == TWO_FLOAT) {
       for (int64_t c = 0; c < many; ++c) {
         double s, e;
@@ -1089,7 +1477,7 @@ NG_FN void checksum(const Operand* a, const Operand* b, const Operand* c, const 
 }
 
 // Equation (1) of numguard.numerics.error_bounds.judgement on blocks of elements.
-struct Ratios { double ratio[256], threshold[256]; bool unknown[256]; };
+struct Ratios { double ratio[256], threshold[256], unknown[256]; };  // unknown: one, or zero
 NG_INLINE void ratios(int64_t many, const double* c, const double* r, const double* bound, const double* error,
                       double unit, double eta, double limit, int rounds_output, int propagates, Ratios& out) {
   constexpr double inf = std::numeric_limits<double>::infinity();
@@ -1100,20 +1488,20 @@ NG_INLINE void ratios(int64_t many, const double* c, const double* r, const doub
       threshold = threshold + ((1.0 + unit) * ((1.0 + 0x1p-8) * bound[i] + error[i]) + eta);
       const double share = difference / threshold;
       out.threshold[i] = threshold;
-      out.unknown[i] = !(magnitude + threshold < limit);
+      out.unknown[i] = magnitude + threshold < limit ? 0.0 : 1.0;
       out.ratio[i] = difference != difference ? inf : share;
     }
   } else {
     for (int64_t i = 0; i < many; ++i) {
       out.threshold[i] = 0.0;
-      out.unknown[i] = r[i] != r[i];
+      out.unknown[i] = r[i] != r[i] ? 1.0 : 0.0;
       out.ratio[i] = c[i] == r[i] ? 0.0 : inf;
     }
   }
   if (propagates)
     for (int64_t i = 0; i < many; ++i)
-      if (!(std::fabs(r[i]) < inf) && std::fabs(c[i]) < inf) { out.unknown[i] = false; out.ratio[i] = inf; }
-  for (int64_t i = 0; i < many; ++i) out.ratio[i] = out.unknown[i] ? 0.0 : out.ratio[i];
+      if (!(std::fabs(r[i]) < inf) && std::fabs(c[i]) < inf) { out.unknown[i] = 0.0; out.ratio[i] = inf; }
+  for (int64_t i = 0; i < many; ++i) out.ratio[i] = out.unknown[i] != 0.0 ? 0.0 : out.ratio[i];
 }
 NG_INLINE const double* piece(const double* p, int64_t step, int64_t first, int64_t many, double* held) {
   if (step) return p + first;
@@ -1140,19 +1528,39 @@ NG_FN void judge(int64_t n, const void* computed, int dtype, const double* exact
     if (permissive)
       ratios(many, c, r, piece(permissive, permissive_step, first, many, hold_b), e, unit, eta, limit, rounds_output, propagates, wide);
     const Ratios& judged = permissive ? wide : narrow;
-    for (int64_t i = 0; i < many; ++i) {
-      unknown += judged.unknown[i];
-      wrong += judged.ratio[i] > 1.0;
-      inaccurate += narrow.ratio[i] > 1.0;
-      const double signed_ratio = c[i] >= r[i] ? narrow.ratio[i] : -narrow.ratio[i];
-      sum += std::fabs(signed_ratio) < inf ? signed_ratio : 0.0;
-      worst_strict = larger(narrow.ratio[i], worst_strict);
+    // Eight lanes each; a NaN is larger than everything, and what a comparison with it would lose is kept apart.
+    double unknowns[8] = {}, wrongs[8] = {}, inaccurates[8] = {}, sums[8] = {}, tops[8], strictest[8], nans[8] = {}, strict_nans[8] = {};
+    for (int j = 0; j < 8; ++j) tops[j] = strictest[j] = -1.0;
+    const auto take = [&](int64_t i, int j) __attribute__((always_inline)) {
+      const double ratio = judged.ratio[i], own = narrow.ratio[i], signed_ratio = c[i] >= r[i] ? own : -own;
+      unknowns[j] += judged.unknown[i];
+      wrongs[j] += ratio > 1.0 ? 1.0 : 0.0;
+      inaccurates[j] += own > 1.0 ? 1.0 : 0.0;
+      sums[j] += std::fabs(signed_ratio) < inf ? signed_ratio : 0.0;
+      tops[j] = ratio > tops[j] ? ratio : tops[j];
+      strictest[j] = own > strictest[j] ? own : strictest[j];
+      nans[j] += ratio != ratio ? 1.0 : 0.0;
+      strict_nans[j] += own != own ? 1.0 : 0.0;
+    };
+    int64_t i = 0;
+    for (; i + 8 <= many; i += 8)
+      for (int j = 0; j < 8; ++j) take(i + j, j);
+    for (; i < many; ++i) take(i, 0);
+    double top = -1.0, found_unknown = 0, found_nans = 0;
+    for (int j = 0; j < 8; ++j) {
+      found_unknown += unknowns[j]; found_nans += nans[j];
+      wrong += (int64_t)wrongs[j]; inaccurate += (int64_t)inaccurates[j]; sum += sums[j];
+      top = larger(tops[j], top);
+      worst_strict = larger(strict_nans[j] > 0.0 ? std::numeric_limits<double>::quiet_NaN() : strictest[j], worst_strict);
     }
-    for (int64_t i = 0; i < many; ++i) {
-      if (judged.unknown[i] && std::fabs(r[i]) < std::min(limit, inf) && !(std::fabs(c[i]) < inf)) ++overflowed;
-      const double ratio = judged.ratio[i];
+    unknown += (int64_t)found_unknown;
+    for (int64_t k = 0; found_unknown > 0.0 && k < many; ++k)
+      if (judged.unknown[k] != 0.0 && std::fabs(r[k]) < std::min(limit, inf) && !(std::fabs(c[k]) < inf)) ++overflowed;
+    if (!(top > worst) && found_nans == 0.0) continue;
+    for (int64_t k = 0; k < many; ++k) {
+      const double ratio = judged.ratio[k];
       if (ratio > worst || (ratio != ratio && worst == worst)) {
-        worst = ratio; at = first + i; at_c = c[i]; at_r = r[i]; at_b = judged.threshold[i]; at_s = narrow.threshold[i];
+        worst = ratio; at = first + k; at_c = c[k]; at_r = r[k]; at_b = judged.threshold[k]; at_s = narrow.threshold[k];
       }
     }
   }
@@ -1254,10 +1662,187 @@ NG_FN void normalise_back(int64_t n, double* t, const double* x, const double* w
   }
 }
 
+// Adds one row to five sums of every column: dy xhat, dy, their magnitudes, and |dy| rstd (|x| + |mean|).
+NG_FN void weigh(int64_t n, const double* dy, const double* x, double mean, double rstd, double* sums) {
+  double *terms = sums, *grads = sums + n, *masses = sums + 2 * n, *sizes = sums + 3 * n, *spread = sums + 4 * n;
+  const double offset = std::fabs(mean), scale = std::fabs(rstd);
+  for (int64_t i = 0; i < n; ++i) {
+    const double size = std::fabs(dy[i]), term = dy[i] * ((x[i] - mean) * rstd);
+    terms[i] += term; grads[i] += dy[i]; masses[i] += std::fabs(term); sizes[i] += size;
+    spread[i] += size * scale * (std::fabs(x[i]) + offset);
+  }
+}
+
+// Attention. Scores of one query, -inf where masked, with their errors; returns whether one of them may have overflowed.
+NG_INLINE void inner_products(const double* a, const double* rows, int64_t many, int64_t n, double* values, double* masses) {
+  for (int64_t r = 0; r < many; ++r) {
+    const double* p = rows + r * n;
+    double sum[8] = {}, mass[8] = {};
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+      for (int j = 0; j < 8; ++j) { const double h = a[i + j] * p[i + j]; sum[j] += h; mass[j] += std::fabs(h); }
+    for (; i < n; ++i) { const double h = a[i] * p[i]; sum[0] += h; mass[0] += std::fabs(h); }
+    values[r] = ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+    masses[r] = ((mass[0] + mass[1]) + (mass[2] + mass[3])) + ((mass[4] + mass[5]) + (mass[6] + mass[7]));
+  }
+}
+NG_INLINE bool score(int64_t keys, int64_t features, const Factors& of, const Attending& by, double* values, double* errors) {
+  constexpr double inf = std::numeric_limits<double>::infinity();
+  const AttentionModel& model = by.strict;
+  const double relative = ((double)features + 5.0) * model.unit + 2.0 * model.factor_unit, size = std::fabs(by.scale);
+  const double least = (double)features * model.tiny;
+  inner_products(of.query, of.keys, keys, features, values, errors);
+  bool overflows = false;
+  for (int64_t k = 0; k < keys; ++k) {
+    overflows |= !(errors[k] < by.mass_limit);
+    double value = values[k] * by.scale, mass = errors[k] * size;
+    if (of.mask && of.truth && of.mask[k] == 0.0) value = -inf;
+    if (of.mask && !of.truth) { value += of.mask[k]; mass += std::fabs(of.mask[k]); }
+    if (of.places[k] > of.visible) value = -inf;
+    if (value == -inf) mass = 0.0;
+    values[k] = value;
+    errors[k] = mass > 0.0 ? relative * mass + least : 0.0;
+  }
+  return overflows;
+}
+NG_INLINE double moved(double exponent, double delta, double value) {
+  if (exponent == -std::numeric_limits<double>::infinity()) return 0.0;
+  return delta < 1.0 ? value * std::expm1(delta) : std::exp(exponent + delta);
+}
+NG_FN void accumulate(int64_t n, double left, double error, const double* right, double* value, double* error_mass, double* mass) {
+  const double size = std::fabs(left);
+  for (int64_t i = 0; i < n; ++i) {
+    const double x = std::fabs(right[i]);
+    value[i] += left * right[i]; error_mass[i] += error * x; mass[i] += size * x;
+  }
+}
+NG_FN void attend(int64_t keys, int64_t features, int64_t width, const Factors& of, const Attending& by, const double* floor,
+                  double* held, double* exact, double* strict, double* logarithm) {
+  constexpr double inf = std::numeric_limits<double>::infinity();
+  const AttentionModel& model = by.strict;
+  double *values = held, *errors = held + keys, *terms = held + 2 * keys, *spoils = held + 3 * keys;
+  score(keys, features, of, by, values, errors);
+  double peak = -inf, total = 0, lost = 0;
+  for (int64_t k = 0; k < keys; ++k) peak = values[k] <= peak ? peak : (peak != peak ? peak : values[k]);
+  for (int64_t k = 0; k < keys; ++k) {
+    const double shifted = values[k] - peak;
+    const double delta = errors[k] + model.unit * (shifted == -inf ? 0.0 : -shifted) + model.exponential;
+    terms[k] = std::exp(shifted);
+    spoils[k] = moved(shifted, delta, terms[k]);
+    total += terms[k]; lost += spoils[k];
+  }
+  const double relative = lost / total + by.key_height * model.unit;
+  const double rounding = (by.key_height + 4.0) * model.unit + model.weight_unit + model.factor_unit;
+  for (int64_t f = 0; f < width; ++f) exact[f] = strict[f] = 0.0;
+  for (int64_t k = 0; k < keys; ++k) {
+    const double weight = terms[k] / total;
+    const double bound = relative < 0.5 ? (spoils[k] / total + weight * relative) / (1.0 - relative) : inf;
+    const double factor = bound + (weight + bound) * rounding;
+    const double* v = of.values + k * width;
+    for (int64_t f = 0; f < width; ++f) { exact[f] += weight * v[f]; strict[f] += factor * std::fabs(v[f]); }
+  }
+  for (int64_t f = 0; f < width; ++f) strict[f] += floor[f];
+  const double log_total = std::log(total);
+  logarithm[0] = peak + log_total;
+  logarithm[1] = relative < 0.5 ? -std::log1p(-relative) + 5.0 * model.unit * std::fabs(log_total) : inf;
+}
+// P and dS of one query with their errors, on the saved output and logsumexp.
+NG_FN void differentiate(int64_t keys, int64_t features, int64_t width, const Factors& of, const double* grad, double inner,
+                         double inner_mass, double logarithm, const Attending& by, double* held, Pairs out) {
+  constexpr double inf = std::numeric_limits<double>::infinity();
+  const AttentionModel& model = by.strict;
+  double *values = held, *errors = held + keys, *differences = held + 2 * keys, *masses = held + 3 * keys;
+  const bool overflows = score(keys, features, of, by, values, errors), known = std::fabs(logarithm) < inf;
+  inner_products(grad, of.values, keys, width, differences, masses);
+  const double relative = ((double)width + 4.0) * model.unit + 2.0 * model.factor_unit, least = (double)width * model.tiny;
+  for (int64_t k = 0; k < keys; ++k) {
+    const bool masked = values[k] == -inf;
+    const double exponent = known ? (masked ? -inf : values[k] - logarithm) : std::numeric_limits<double>::quiet_NaN();
+    const double size = masked ? 0.0 : std::fabs(values[k]) + std::fabs(logarithm);
+    const double delta = errors[k] + model.unit * size + model.exponential + 2.0 * model.unit;
+    const double weight = std::exp(exponent), spoiled = overflows ? inf : moved(exponent, delta, weight);
+    const double difference = differences[k] - inner, lost = relative * (masses[k] + inner_mass) + least;
+    const double value = std::fabs(weight * difference);
+    const double bound = spoiled * (std::fabs(difference) + lost) + weight * lost + 3.0 * model.unit * value;
+    out.weights[k] = weight; out.weights_error[k] = spoiled; out.scores[k] = weight * difference;
+    out.scores_error[k] = !overflows && 1.05 * value < model.weight_largest ? bound : inf;
+  }
+}
+
+// Elementwise operators: the value, and the error for each of the two models of rounding.
+template <class Error>
+NG_INLINE void erring(int64_t n, const Pointwise& by, double* strict, double* permissive, const Error& error) {
+  for (int64_t i = 0; i < n; ++i) strict[i] = error(i, by.strict);
+  if (permissive) for (int64_t i = 0; i < n; ++i) permissive[i] = error(i, by.permissive);
+}
+NG_FN void pointwise(int64_t n, const double* const* terms, const Pointwise& by, double* v, double* strict, double* permissive) {
+  constexpr double inf = std::numeric_limits<double>::infinity();
+  const double *a = terms[0], *b = terms[1], *c = terms[2];
+  const double f = by.factor, size = std::fabs(f);
+  const bool constant = by.has_constant, scaled = constant || size != 1.0;
+  switch (by.rule) {
+    case ADD:
+    case SUB: {
+      if (by.rule == ADD) for (int64_t i = 0; i < n; ++i) v[i] = a[i] + f * b[i];
+      else for (int64_t i = 0; i < n; ++i) v[i] = a[i] - f * b[i];
+      return erring(n, by, strict, permissive, [&](int64_t i, const Roundings& r) {
+        const double term = std::fabs(f * b[i]);
+        double error = r.store * std::fabs(v[i]) + r.tiny;
+        if (scaled) error = error + (2.0 * r.unit + 2.0 * r.constant) * term + r.constant_floor * (1.0 + size + std::fabs(b[i]));
+        return term < r.largest ? error : inf;
+      });
+    }
+    case MUL: {
+      for (int64_t i = 0; i < n; ++i) v[i] = a[i] * b[i];
+      return erring(n, by, strict, permissive, [&](int64_t i, const Roundings& r) {
+        const double value = std::fabs(v[i]), error = r.store * value + r.tiny;
+        return constant ? error + (2.0 * r.unit + 2.0 * r.constant) * value + r.constant_floor * std::fabs(a[i]) : error;
+      });
+    }
+    case DIV: {
+      for (int64_t i = 0; i < n; ++i) v[i] = a[i] / b[i];
+      return erring(n, by, strict, permissive, [&](int64_t i, const Roundings& r) {
+        const double value = std::fabs(v[i]), error = r.store * value + r.tiny, divisor = std::fabs(b[i]);
+        if (!constant) return error;
+        const bool fits = divisor < r.largest && 1.0 / divisor < r.largest;
+        return error + (fits ? 3.0 * r.unit + 2.0 * r.constant + r.constant_floor / divisor : inf) * value;
+      });
+    }
+    case LERP: {
+      for (int64_t i = 0; i < n; ++i) v[i] = size < 0.5 ? a[i] + f * (b[i] - a[i]) : b[i] - (b[i] - a[i]) * (1.0 - f);
+      const double mass = size + std::fabs(1.0 - f) * (size >= 0.5 ? 1.0 : 0.0);
+      return erring(n, by, strict, permissive, [&](int64_t i, const Roundings& r) {
+        const double gap = std::fabs(b[i] - a[i]);
+        const double error = (4.0 * r.unit + 2.0 * r.constant) * mass * gap + r.constant_floor * gap + r.store * std::fabs(v[i]) + 3.0 * r.tiny;
+        return std::fabs(a[i]) + std::fabs(b[i]) < r.largest ? error : inf;
+      });
+    }
+    case ADDCMUL:
+    case ADDCDIV: {
+      const bool divides = by.rule == ADDCDIV;
+      if (divides) for (int64_t i = 0; i < n; ++i) v[i] = a[i] + f * b[i] / c[i];
+      else for (int64_t i = 0; i < n; ++i) v[i] = a[i] + f * b[i] * c[i];
+      return erring(n, by, strict, permissive, [&](int64_t i, const Roundings& r) {
+        const double first = std::fabs(b[i]), second = divides ? 1.0 / std::fabs(c[i]) : std::fabs(c[i]);
+        const double pair = first * second, by_factor = size * first, beside = divides ? 0.0 : first;
+        double error = (4.0 * r.unit + 3.0 * r.constant) * by_factor * second + r.constant_floor * (1.0 + pair + beside + second);
+        error = error + r.store * std::fabs(v[i]) + r.tiny * (2.0 + beside + second + size);
+        return pair + by_factor + by_factor * second < r.largest ? error : inf;
+      });
+    }
+    default: {
+      for (int64_t i = 0; i < n; ++i) v[i] = std::sqrt(a[i]);
+      return erring(n, by, strict, permissive, [&](int64_t i, const Roundings& r) {
+        return (std::fabs(a[i]) < r.tiny ? 1.0 : 2.0 * r.unit + r.store) * std::fabs(v[i]) + r.tiny;
+      });
+    }
+  }
+}
+
 #define NG_NAME_(x) #x
 #define NG_NAME(x) NG_NAME_(x)
 static const Table table = {NG_NAME(NG_PASS), run, columns, checked, widen, dot, scaled_row, row_products, judge, checksum, hash,
-                            normalise, normalise_back};
+                            normalise, normalise_back, weigh, attend, differentiate, accumulate, pointwise};
 #undef NG_NAME
 #undef NG_NAME_
 #undef NG_FN

@@ -80,16 +80,17 @@ def weights_bound(error: Tensor, total_error: Tensor, weights: Tensor) -> Tensor
 
 def total_error(errors_over_total: Tensor, num_keys: int, model: AttentionModel) -> Tensor:
     """Return the relative error of Z: that of its terms and of their sum with its rescalings."""
-    return errors_over_total + _height(num_keys) * model.unit_roundoff
+    return errors_over_total + sum_height(num_keys) * model.unit_roundoff
 
 
-def _height(num_keys: int) -> int:
+def sum_height(num_keys: int) -> int:
+    """Return the additions that a term of Z or of an output passes through, with its rescalings."""
     return num_keys + 4 + 3 * -(-num_keys // KEY_BLOCK)
 
 
 def weights_with_rounding(weights: Tensor, bound: Tensor, num_keys: int, model: AttentionModel) -> Tensor:
     """Return the factor of ``|v|`` in the error of ``P v``: weight errors, inner product, rescalings, rounding of P."""
-    relative = (_height(num_keys) + 4) * model.unit_roundoff + model.weight_roundoff + model.factor_roundoff
+    relative = (sum_height(num_keys) + 4) * model.unit_roundoff + model.weight_roundoff + model.factor_roundoff
     return bound + (weights + bound) * relative
 
 

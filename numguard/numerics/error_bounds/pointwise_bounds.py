@@ -1,8 +1,8 @@
 """Rounding bounds of the elementwise operators that an unfused optimizer step consists of.
 
-Each operator is one exact formula and one bound over the same operands. Formulas use Python's operators only, so
-that NumPy evaluates them as well as torch; bounds follow the models of
-:class:`~numguard.numerics.error_bounds.optimizer_bounds.Rounding`.
+Each operator is one exact formula and one bound over the same operands. Formulas use Python's operators and ``where``
+only, so that NumPy evaluates them as well as torch and no operator of torch is its own shadow; bounds follow the models
+of :class:`~numguard.numerics.error_bounds.optimizer_bounds.Rounding`.
 """
 
 from collections.abc import Callable, Mapping
@@ -113,6 +113,11 @@ def _root_error(xp: ModuleType, x: Operands, value: Array, r: Rounding) -> Array
     return relative * abs(value) + r.tiny
 
 
+def _larger(xp: ModuleType, x: Operands) -> Array:
+    first, second = x.terms
+    return xp.where((first >= second) | (first != first), first, second)  # a NaN on either side stays
+
+
 def _no_error(xp: ModuleType, x: Operands, value: Array, r: Rounding) -> Array:
     return 0.0
 
@@ -127,8 +132,8 @@ RULES: Final[Mapping[str, PointwiseRule]] = MappingProxyType(
         "lerp": PointwiseRule(2, _lerp, _lerp_error),
         "addcmul": PointwiseRule(3, lambda xp, x: x.terms[0] + x.factor * x.terms[1] * x.terms[2], _addcmul_error),
         "addcdiv": PointwiseRule(3, lambda xp, x: x.terms[0] + x.factor * x.terms[1] / x.terms[2], _addcdiv_error),
-        "sqrt": PointwiseRule(1, lambda xp, x: xp.sqrt(x.terms[0]), _root_error),
-        "maximum": PointwiseRule(2, lambda xp, x: xp.maximum(x.terms[0], x.terms[1]), _no_error, rounds=False),
+        "sqrt": PointwiseRule(1, lambda xp, x: x.terms[0] ** 0.5, _root_error),
+        "maximum": PointwiseRule(2, _larger, _no_error, rounds=False),
         "neg": PointwiseRule(1, lambda xp, x: 0.0 - x.terms[0], _no_error, rounds=False),
     }
 )
