@@ -6,24 +6,32 @@ guard's, in armed steps and in all others; the guard's budget does not limit the
 own. Outside, findings are logged once each, and :func:`strict` raises them. Backward passes are examined in a guard's
 armed steps only. Under ``torch.compile``, inside a dispatch mode of somebody else's and with ``NUMGUARD=off`` the
 functions are torch's own.
+
+:func:`all_reduce` is the one collective. Its ranks exchange notes before and after it, whatever guards and dispatch
+modes are there, so it has to be put in on all ranks of a group or on none.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar, cast
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from numguard.collectives import examine, is_examinable, skip
 from numguard.errors import FindingError
+from numguard.finding import Finding
 from numguard.inquiry import Inquiry, active_guard, is_unwatched, log_findings
 from numguard.session.demand import every_call
 
 __all__ = [
+    "all_reduce",
     "cross_entropy",
     "cumsum",
     "layer_norm",
@@ -93,12 +101,16 @@ def _examined(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     if _get_current_dispatch_mode() is not None:  # it would see the shadows' operators, too
         return function(*args, **kwargs)
     answer = _inquiry().ask(function, args, kwargs)
-    log_findings(answer.new)
+    _settle(answer.findings, answer.new)
+    return answer.result
+
+
+def _settle(findings: Sequence[Finding], new: Sequence[Finding]) -> None:
+    log_findings(new)
     if _strict.get():
-        for finding in answer.findings:
+        for finding in findings:
             if finding.severity == "error":
                 raise FindingError(finding)
-    return answer.result
 
 
 def _instrumented(function: _Function, torch_name: str, summary: str, shapes: str, bound: str) -> _Function:
@@ -258,3 +270,62 @@ scaled_dot_product_attention = _instrumented(
     f"those of the two products ({_ASNA} 3.5) and of the softmax between them, carried through, where a fused kernel "
     "runs; where it is composed of operators, each is judged on its own inputs. With dropout nothing is said.",
 )
+
+
+_SUM: Final = dist.ReduceOp.SUM if dist.is_available() else None  # a build without torch.distributed has no calls
+
+
+def all_reduce(tensor: Tensor, op: Any = _SUM, group: Any = None, async_op: bool = False) -> Any:
+    """Reduce a tensor over all ranks of a group, in place.
+
+    The same as :func:`torch.distributed.all_reduce`, examined. All ranks of the group must call this function, with
+    the same setting of ``NUMGUARD``: before and after the collective they exchange notes of fixed length (2 KiB and
+    40 bytes from each rank), in two calls of ``all_gather``.
+
+    Parameters
+    ----------
+    tensor, op, group
+        As :func:`torch.distributed.all_reduce` takes them. The numbers are judged for the operations SUM, AVG, MIN and
+        MAX on float64, float32, bfloat16 and float16, any shape and strides; of others only the agreement of the ranks
+        is examined. Sparse tensors, tensor subclasses and calls inside a coalescing block are passed on unexamined.
+    async_op
+        True passes the call on unexamined: the notes that follow the collective would be exchanged in ``wait()``,
+        which ranks may call in different orders, and would wait for each other. A guard counts such calls as not
+        covered.
+
+    Returns
+    -------
+    Work or None
+        What :func:`torch.distributed.all_reduce` returns.
+
+    Raises
+    ------
+    FindingError
+        Under :func:`numguard.functional.strict`, outside a guard, if a result is proved wrong or ranks do not agree;
+        if they call with different dtypes, sizes or operations, before the collective, which may hang.
+
+    Notes
+    -----
+    With R ranks and the unit roundoff u of the dtype, before the rounding of the output is added: (R - 1) u
+    (|x_1| + ... + |x_R|) for any order of additions that rounds to the dtype on every hop (Higham, ASNA 2nd
+    ed., section 4.2); for AVG (R + 1) u to first order, over R; MIN and MAX are exact. 64 elements, drawn anew in each
+    call, the same on all ranks, are judged each by itself, all others in 64 blocks: a block's sum by the sum of the
+    bounds of its elements. So a fault in one element is found where it exceeds the bound of its block, else once in
+    n/64 calls on average. A NaN or Inf is a finding unless an input is not finite or a partial sum may overflow.
+    What lies outside is a ``wrong_result``. The result must have the same bits on all ranks, as torch promises; else
+    it is a ``collective_mismatch``.
+    """
+    if torch.compiler.is_compiling() or is_unwatched():
+        return dist.all_reduce(tensor, op, group, async_op)
+    if not is_examinable(tensor, group, async_op):
+        skip("async_op=True" if async_op else "not a plain tensor, or not reduced when the call returns")
+        return dist.all_reduce(tensor, op, group, async_op)
+    inquiry = _inquiry()
+    return examine(
+        lambda: dist.all_reduce(tensor, op, group, async_op),
+        tensor,
+        op,
+        group,
+        inquiry,
+        lambda: _settle(*inquiry.take()),
+    )

@@ -117,6 +117,8 @@ CALLS: dict[str, Callable[[Draw], Call]] = {
     "lerp": lambda draw: (aten.lerp_.Scalar, (draw(6, 50), draw(6, 50), 0.1)),
     "lerp, mostly the end": lambda draw: (aten.lerp_.Scalar, (draw(6, 50), draw(6, 50), 0.9)),
     "addcmul": lambda draw: (aten.addcmul_.default, (draw(6, 50), draw(6, 50), draw(6, 50)), {"value": 0.001}),
+    "addcmul, scalar": lambda draw: (aten.addcmul_.default, (draw(6, 50), draw(1)[0], draw(6, 50)), {"value": 0.1}),
+    "addcdiv, scalar": lambda draw: (aten.addcdiv_.default, (draw(6, 50), draw(1)[0], draw(6, 50)), {"value": 0.1}),
     "addcdiv": lambda draw: (aten.addcdiv_.default, (draw(6, 50), draw(6, 50), draw(6, 50)), {"value": -0.5}),
     "index_add": lambda draw: (aten.index_add.default, (draw(11, 24), 0, _indices(60, 11), draw(60, 24))),
 }

@@ -187,6 +187,8 @@ class Pointwise(ctypes.Structure):
 
 #: Elementwise operators by the number that the library gives them.
 RULES: Final = ("add", "sub", "mul", "div", "lerp", "addcmul", "addcdiv", "sqrt")
+#: Terms of each, one that a constant stands for included; the factor of some is none.
+NUM_TERMS: Final = (2, 2, 2, 2, 2, 3, 3, 1)
 
 _SIGNATURES: Final[Mapping[str, tuple[Any, tuple[Any, ...]]]] = MappingProxyType(
     {

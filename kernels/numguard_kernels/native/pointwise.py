@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from numguard_kernels.native.judgement import NUM_NUMBERS
-from numguard_kernels.native.library import DTYPES, Pointwise
+from numguard_kernels.native.library import DTYPES, NUM_TERMS, RULES, Pointwise
 from numguard_kernels.native.normalisation import JudgedRows
 
 
@@ -17,13 +17,23 @@ def judged_pointwise(library: ctypes.CDLL, computed: Tensor, terms: Sequence[Ten
     Parameters
     ----------
     computed, terms
-        Vectors of one known dtype and length, contiguous: results, and the one to three tensors that they come from.
+        Vectors of one known dtype and length, contiguous: results, and the one to three tensors that they come from,
+        without the one that a constant stands for.
     by
         Coefficients.
+
+    Raises
+    ------
+    ValueError
+        Where the tensors and the constant are not as many as the operator's terms.
     """
     count = computed.numel()
     out = torch.empty(3 * count + NUM_NUMBERS, dtype=torch.float64)
-    places = [term.data_ptr() for term in terms]
+    places: list[int | None] = [term.data_ptr() for term in terms]
+    if by.has_constant:
+        places.insert(1, None)
+    if len(places) != NUM_TERMS[by.rule]:
+        raise ValueError(f"{RULES[by.rule]} has {NUM_TERMS[by.rule]} terms, and got {len(places)}")
     library.ng_judged_pointwise(
         count,
         DTYPES[computed.dtype],
