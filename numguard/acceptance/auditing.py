@@ -29,7 +29,7 @@ from numguard.errors import UsageError
 from numguard.finding import Finding
 from numguard.records import read_accepted
 
-_SECONDS: Final[Mapping[str, float]] = {"quick": 50.0, "full": 1080.0}
+_SECONDS: Final[Mapping[str, float]] = {"quick": 46.0, "full": 1080.0}
 _SECONDS_OF_TRIAL: Final[Mapping[str, float]] = {"quick": 20.0, "full": 90.0}
 _SECONDS_OF_SHRINKING: Final[Mapping[str, float]] = {"quick": 2.0, "full": 5.0}
 #: What trials of subjects are made of, with how many of them share a fork.
