@@ -39,8 +39,8 @@ def message_for(observation: Observation) -> str:
     if observation.kind == "inaccurate_accumulation":
         return (
             f"{what} on {observation.site.dtype} loses more than it need: the error {_number(error)} at one element is "
-            f"up to {_number(verdict.worst_strict_ratio)} times what the documented accumulation allows, and within "
-            f"what this build of PyTorch does{_adds(observation)}{_where(observation)}."
+            f"up to {_number(verdict.worst_strict_ratio)} times what the documented accumulation allows, and "
+            f"{_excuse(observation)}{_where(observation)}."
         )
     if observation.kind == "overflow":
         return (
@@ -53,10 +53,13 @@ def message_for(observation: Observation) -> str:
     )
 
 
-def _adds(observation: Observation) -> str:
-    """Return what was seen of how the very call adds, in brackets."""
+def _excuse(observation: Observation) -> str:
+    """Return what speaks for a coarse result: how the build adds, or how this very call was seen to."""
     seen = observation.evidence.get("accumulation")
-    return f" ({seen})" if seen else ""
+    if seen == "wide":
+        return "this call was seen to add in float32 or wider, which leaves the error without an explanation"
+    narrow = " (this call adds in the precision of its result)" if seen == "narrow" else ""
+    return f"within what this build of PyTorch does{narrow}"
 
 
 def advice_for(observation: Observation, rank: Rank) -> str:
