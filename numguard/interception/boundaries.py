@@ -22,9 +22,11 @@ KEPT_ELEMENTS: Final = 1 << 18  # of a result that is kept rather than reduced t
 MOST_KEPT_ELEMENTS: Final = 1 << 22  # of all results kept in a step
 MAX_MARKS: Final = 1 << 13  # in a step: a loop that calls the model without end keeps its first ones
 BLOCK_SECONDS: Final = 6e-6  # what a marked result costs with cold caches
-# What a kept gradient costs: the memory that it occupies for one step more is missing where backward would use it
-# again. Measured with four-block GPTs; a step with seven of them was 230 microseconds longer.
-GRADIENT_SECONDS: Final = 30e-6
+GRADIENT_SECONDS: Final = 30e-6  # what a kept gradient costs by itself: autograd copies it
+# By what it makes a step longer: the memory that it occupies is missing where backward would use it again. Measured
+# with a four-block GPT, whose steps of 11 ms one of them made 0.7 % longer; by this it is decided how many are kept.
+GRADIENT_DELAY: Final = 80e-6
+OTHER_SECONDS: Final = 50e-6  # what the guard does in every step besides, losses and hashes among it
 # A class that copies itself in its own way may copy the marked call too, and the copy would call the original.
 _COPYING: Final = ("__getstate__", "__reduce__", "__reduce_ex__", "__deepcopy__", "__copy__", "__setattr__")
 _WRAPPERS: Final = ("module", "_orig_mod", "_fsdp_wrapped_module")
@@ -331,14 +333,15 @@ def affordable_marks(share: float, step_seconds: float, num_blocks: int) -> tupl
     Parameters
     ----------
     share
-        Budget; a good two fifths of it may go into marks.
+        Budget; a good two fifths of it may go into marks, as far as the rest pays for what every step costs anyway.
     step_seconds
         Length of a step.
     num_blocks
         Of the model: with few of them what is left buys gradients.
     """
-    seconds = 0.45 * share * step_seconds
-    num_gradients = 1 if seconds >= GRADIENT_SECONDS + BLOCK_SECONDS else 0
-    number = min(num_blocks, int((seconds - GRADIENT_SECONDS * num_gradients) / BLOCK_SECONDS))
-    left = seconds - BLOCK_SECONDS * number - GRADIENT_SECONDS * num_gradients
-    return number, num_gradients + int(left / GRADIENT_SECONDS)
+    budget = share * step_seconds
+    seconds = max(0.0, min(0.45 * budget, budget - OTHER_SECONDS))
+    num_gradients = 1 if seconds >= GRADIENT_DELAY + BLOCK_SECONDS else 0
+    number = min(num_blocks, int((seconds - GRADIENT_DELAY * num_gradients) / BLOCK_SECONDS))
+    left = seconds - BLOCK_SECONDS * number - GRADIENT_DELAY * num_gradients
+    return number, num_gradients + int(left / GRADIENT_DELAY)

@@ -190,6 +190,6 @@ def test_fewer_blocks_are_watched_where_steps_are_short() -> None:
     assert [marks.names[place] for place in marks.watched] == ["layers.1", "head"]
     marks.thin_out(1)
     assert [marks.names[place] for place in marks.watched] == ["head"]
-    assert affordable_marks(0.01, 1.0, 8) == (8, 148)
-    assert affordable_marks(0.01, 0.01, 8) == (2, 1)
+    assert affordable_marks(0.01, 1.0, 8) == (8, 55)
+    assert affordable_marks(0.01, 0.01, 8) == (7, 0)
     assert affordable_marks(0.01, 0.001, 8) == (0, 0)
