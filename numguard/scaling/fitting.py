@@ -38,7 +38,7 @@ def fit(
     loss
         ``[rows]``, observed, in one unit (nats or bits per token or byte). None for laws that compute it from a column.
     weights
-        ``[rows]``, how much each row counts; 1 by default. For a least-squares fit weigh by the inverse variance.
+        ``[rows]``, how much each row counts; 1 by default. For least squares weigh by the inverse variance.
     delta
         Where the Huber loss of log residuals turns linear; ``float("inf")`` is least squares.
     num_bootstraps
@@ -75,8 +75,7 @@ def fit(
     True
     """
     law = _instance(law)
-    given = read_columns(law, columns)
-    problem = posed(law, loss, given, weights=weights, delta=delta)
+    problem = posed(law, loss, given := read_columns(law, columns), weights=weights, delta=delta)
     optimum = search(problem)
     if not np.isfinite(optimum.objective):
         raise UsageError(f"{law.name} has no finite value at any start of its grid; check the units of the columns")

@@ -34,46 +34,36 @@ def guard(
 
     Parameters
     ----------
-    model
-        The model that is trained, for names and for the block in which a NaN is born. Compiled, DDP and FSDP models
-        too. None leaves modules unnamed.
-    optimizer
-        The optimizer, or several.
+    model, optimizer
+        What is trained, compiled, DDP and FSDP models too; None leaves modules unnamed. One optimizer, or several.
     run_dir
         Directory of event log and report; None keeps both in memory. Another start there is a new attempt of the run.
     budget
-        Share of step time that numguard may spend, on its own clock, over every window of 200 steps. None checks
-        every call of every checked operator of every step.
+        Share of step time that numguard may spend over every window of 200 steps. None checks every call of every step.
     checks
         Names of checks, or regular expressions that match whole names; None for all.
     modules, skip
-        Regular expressions: only modules whose name contains a match; neither checks nor modules whose whole name
-        matches.
+        Regular expressions: only modules whose name contains a match; no checks and modules whose whole name matches.
     on_finding
-        ``"log"``; ``"raise"`` raises :class:`~numguard.errors.FindingError` from ``g.step`` for findings of severity
-        ``error``; or a function of one :class:`~numguard.finding.Finding`, called from ``g.step``.
+        ``"log"``; ``"raise"``, from ``g.step`` for an ``error``; or a function of one finding, called from ``g.step``.
     accept
         TOML file of accepted fingerprints: counted, not reported.
     capture
-        ``"summary"`` records statistics and shapes, no tensor values. ``"capsule"`` also keeps the inputs of the first
-        call of each finding, for ``numguard replay``: private data, readable by their owner only.
+        ``"summary"`` keeps no tensor values, ``"capsule"`` the inputs of the first call of each finding, for
+        ``numguard replay``: private data, readable by their owner only.
     seed
-        Picks the armed steps and the calls that are checked. The same on every rank.
+        Picks the armed steps and the calls that are checked; the same on every rank.
     regions
-        Modules to shadow whole, their children included: regular expressions that match whole names, or a mapping from
-        such to a reference form: one of the names in :data:`numguard.regions.REFERENCE_FORMS`, or a function of
-        ``(state, *arguments)`` that computes in float64 what the module should return; ``state`` holds its
-        parameters, buffers and plain numbers. What every module computes itself, and what the script computes from the
-        model's result, is looked at without being asked for.
+        Modules to shadow whole beside those that compute something themselves: regular expressions that match whole
+        names, or a mapping from such to a reference form, a name in :data:`numguard.regions.REFERENCE_FORMS` or a
+        function of ``(state, *arguments)`` in float64; ``state`` holds parameters, buffers and plain numbers.
     trend
-        The loss as it was predicted before the run, along ``step`` or along ``tokens``, which
-        ``g.step(loss, tokens=...)`` then has to tell: what :func:`numguard.scaling.register` or
-        :func:`numguard.scaling.registered` returned, or the path of a registry that holds one prediction; also a fit
-        of ``AnnealingLaw`` or ``MultiPowerLaw`` that was given this run's planned steps and learning rates, with a loss
-        of NaN. A loss that leaves the band is an ``off_trend`` finding.
+        The loss as it was predicted, along ``step`` or ``tokens``: from :func:`numguard.scaling.register` or
+        ``registered``, the path of a registry that holds one prediction, or a fit of ``AnnealingLaw`` or
+        ``MultiPowerLaw`` that was given this run's planned steps and learning rates with a loss of NaN.
     reference
         An earlier run of the same recipe on the same batches, whose noise is subtracted so that a slow drift shows: its
-        ``run_dir``, or a log that ``numguard curve`` reads. Where the batches differ, that is said, and it is left out.
+        ``run_dir``, or a log that ``numguard curve`` reads. Where the batches differ, it is left out, and that is said.
 
     Returns
     -------
@@ -85,44 +75,27 @@ def guard(
     UsageError
         For an option that does not exist or cannot be: says what to type instead.
     InputError
-        If the file of accepted fingerprints, the registry or the log of the earlier run is damaged.
+        If a file that is read is damaged.
+    FindingError
+        From ``g.step``, with ``on_finding="raise"``.
 
     Notes
     -----
-    Loss, gradients, parameters and random numbers are those of the bare run, bit for bit, wherever the bare run
-    repeats itself. ``NUMGUARD=off`` in the environment turns every guard into a no-op.
+    Training is that of the bare run, bit for bit, where that repeats itself. ``NUMGUARD=off`` makes guards no-ops.
 
     Examples
     --------
     >>> import torch, numguard
     >>> model = torch.nn.Linear(4, 1)
-    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    >>> with numguard.guard(model, optimizer) as g:
-    ...     for _ in range(3):
-    ...         loss = model(torch.ones(2, 4)).square().mean()
-    ...         loss.backward()
-    ...         optimizer.step()
-    ...         optimizer.zero_grad()
-    ...         g.step(loss)
-    >>> [finding for finding in g.findings if finding.severity == "error"]
-    []
+    >>> with numguard.guard(model, torch.optim.SGD(model.parameters(), lr=0.1)) as g:
+    ...     loss = model(torch.ones(2, 4)).square().mean()
+    ...     loss.backward()
+    ...     g.step(loss)
     """
-    options = make_options(
-        {
-            "run_dir": run_dir,
-            "budget": budget,
-            "checks": checks,
-            "modules": modules,
-            "skip": skip,
-            "regions": regions,
-            "on_finding": on_finding,
-            "trend": trend,
-            "reference": reference,
-            "accept": accept,
-            "capture": capture,
-            "seed": seed,
-        }
-    )
+    kept = {"run_dir": run_dir, "budget": budget, "capture": capture, "seed": seed}
+    watched = {"checks": checks, "modules": modules, "skip": skip, "regions": regions}
+    told = {"on_finding": on_finding, "trend": trend, "reference": reference, "accept": accept}
+    options = make_options({**kept, **watched, **told})
     if model is not None and not isinstance(model, torch.nn.Module):
         raise UsageError(f"model= got a {type(model).__name__}; give a torch.nn.Module, or None")
     return Guard(options, model=model, optimizers=checked_optimizers(optimizer))
