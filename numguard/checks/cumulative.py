@@ -85,13 +85,21 @@ def _floats(x: Tensor, result: Tensor, narrows: bool, arithmetic: Arithmetic) ->
     if narrows:  # once per element; twice the unit roundoff allows for its part in the errors of the additions
         cast = 2.0 * unit_roundoff(result.dtype) * mass + length * limits.smallest_normal
         strict, permissive = strict + cast, permissive + cast
+    return prefix_comparison(result, exact, strict, permissive, arithmetic.height(length) * SHADOW_ROUNDOFF * mass)
+
+
+def prefix_comparison(
+    result: Tensor, exact: Tensor, strict: Tensor, permissive: Tensor, shadow_error: Tensor
+) -> Comparison:
+    """Compare what was cumulated, with the permissive bound where this build accumulates in another way."""
+    kinds = accumulators_of(result)
     return Comparison(
         output="result",
         computed=result,
         exact=exact,
         strict=strict,
         permissive=None if kinds.strict == kinds.permissive else permissive,
-        shadow_error=arithmetic.height(length) * SHADOW_ROUNDOFF * mass,
+        shadow_error=shadow_error,
         model=model_of(result),
         propagates_nonfinite=True,
     )

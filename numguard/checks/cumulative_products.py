@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from numguard.checks.check import Check, Probe, cost_per_element
-from numguard.checks.cumulative import accumulators_of, keep_rows, picked_rows
+from numguard.checks.cumulative import accumulators_of, keep_rows, picked_rows, prefix_comparison
 from numguard.checks.cumulative_product_examples import CUMPROD
 from numguard.checks.integer_products import exact_comparison
-from numguard.checks.reduced_rows import model_of, require_numbers
+from numguard.checks.reduced_rows import require_numbers
 from numguard.checks.row_samples import last
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
 from numguard.numerics.error_bounds.slot_product_bounds import slot_product_bound
@@ -81,21 +81,11 @@ def _floats(x: Tensor, result: Tensor, arithmetic: Arithmetic) -> Comparison:
     logarithm = torch.where(x == 0.0, 0.0, x.abs().log2())
     above, below = (arithmetic.prefix_totals(part, -1) for part in (logarithm.clamp(min=0), logarithm.clamp(max=0)))
     factors = torch.arange(1.0, x.shape[-1] + 1.0, dtype=torch.float64, device=x.device)
-    kinds = accumulators_of(result)
-
-    def bound(kind: torch.dtype) -> Tensor:
-        return slot_product_bound(exact, above, below, factors, UNIT_ROUNDOFF[kind], torch.finfo(kind))
-
-    return Comparison(
-        output="result",
-        computed=result,
-        exact=exact,
-        strict=bound(kinds.strict),
-        permissive=None if kinds.strict == kinds.permissive else bound(kinds.permissive),
-        shadow_error=factors * SHADOW_ROUNDOFF * exact.abs() + 2.0**-1074,
-        model=model_of(result),
-        propagates_nonfinite=True,
+    strict, permissive = (
+        slot_product_bound(exact, above, below, factors, UNIT_ROUNDOFF[kind], torch.finfo(kind))
+        for kind in accumulators_of(result)
     )
+    return prefix_comparison(result, exact, strict, permissive, factors * SHADOW_ROUNDOFF * exact.abs() + 2.0**-1074)
 
 
 CHECKS: tuple[Check, ...] = (

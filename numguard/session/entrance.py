@@ -30,7 +30,7 @@ def guard(
     capture: str = "summary",
     seed: int = 0,
 ) -> Guard:
-    """Return a guard to wrap around a training loop.
+    """Return a guard to wrap around a training loop, which stays bitwise the same; ``NUMGUARD=off`` makes it a no-op.
 
     Parameters
     ----------
@@ -40,17 +40,14 @@ def guard(
         Directory of event log and report; None keeps both in memory. Another start there is a new attempt of the run.
     budget
         Share of step time that numguard may spend over every window of 200 steps. None checks every call of every step.
-    checks
-        Names of checks, or regular expressions that match whole names; None for all.
-    modules, skip
-        Regular expressions: only modules whose name contains a match; no checks and modules whose whole name matches.
+    checks, modules, skip
+        Regular expressions: only checks whose whole name matches, only modules whose name contains a match, and
+        neither checks nor modules whose whole name matches.
     on_finding
         ``"log"``; ``"raise"``, from ``g.step`` for an ``error``; or a function of one finding, called from ``g.step``.
-    accept
-        TOML file of accepted fingerprints: counted, not reported.
-    capture
-        ``"summary"`` keeps no tensor values, ``"capsule"`` the inputs of the first call of each finding, for
-        ``numguard replay``: private data, readable by their owner only.
+    accept, capture
+        TOML file of accepted fingerprints: counted, not reported. ``"summary"`` keeps no tensor values, ``"capsule"``
+        the inputs of the first call of each finding, for ``numguard replay``: private data, readable by their owner.
     seed
         Picks the armed steps and the calls that are checked; the same on every rank.
     regions
@@ -76,12 +73,6 @@ def guard(
         For an option that does not exist or cannot be: says what to type instead.
     InputError
         If a file that is read is damaged.
-    FindingError
-        From ``g.step``, with ``on_finding="raise"``.
-
-    Notes
-    -----
-    Training is that of the bare run, bit for bit, where that repeats itself. ``NUMGUARD=off`` makes guards no-ops.
 
     Examples
     --------
