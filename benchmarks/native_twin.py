@@ -2,7 +2,8 @@
 
 Usage::
 
-    python benchmarks/native_twin.py table                 statistics and checked sums against torch.sum
+    python benchmarks/native_twin.py table                 statistics and checked sums against torch.sum, by
+                                                           instruction set, each in a process of its own
     python benchmarks/native_twin.py stock                 bfloat16 at 1e7 against sum(float64) and vector_norm
     python benchmarks/native_twin.py families              one check of each family with the twin and without
     python benchmarks/native_twin.py checks --width 256    checks a step with the twin and without, interleaved
@@ -12,8 +13,12 @@ Ratios of best times, variants interleaved in one process, one thread unless tol
 
 import argparse
 import os
+import platform
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +36,8 @@ from numguard.shadow.verdict import evaluate_on_host
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SIZES = (10**5, 10**6, 3 * 10**7)
+#: What ATEN_CPU_CAPABILITY keeps torch to, by the variant of the twin that has the same instructions.
+CAPABILITIES = {"avx512": "avx512", "avx2": "avx2", "generic": "default"}
 LENGTHS = {64: 64, 256: 128}
 
 
@@ -46,41 +53,64 @@ def _best(pieces: Mapping[str, Callable[[], object]], rounds: int, repetitions: 
     return best
 
 
-def table(threads: int) -> None:
-    """Print the cost of one pass as a multiple of torch.sum in the same dtype, for each instruction set."""
-    torch.set_num_threads(threads)
+def _library() -> Any:
     TWIN.wait()
     library = TWIN.library()
     if library is None:
         raise SystemExit(f"there is no twin: {TWIN.reason}")
-    print("| variant | dtype | elements | torch.sum | statistics | float64 lanes | two-float | checked_sum |")
-    print("|---|---|---|---|---|---|---|---|")
-    for number, variant in reversed(list(enumerate(VARIANTS))):
-        if not library.ng_select(number):
-            continue
-        for dtype in DTYPES:
-            for size in SIZES:
-                x = torch.randn(size).to(dtype)
-                pieces = {
-                    "torch": x.sum,
-                    "blocked": lambda x=x: total_of(library, x, Mode.BLOCKED, threads),
-                    "double": lambda x=x: total_of(library, x, Mode.DOUBLE, threads),
-                    "two_float": lambda x=x: total_of(library, x, Mode.TWO_FLOAT, threads),
-                    "checked": lambda x=x: checked_total(library, x, threads),
-                }
-                best = _best(pieces, 7, max(2, min(60, 10**7 // size)))
-                ratios = " | ".join(f"{best[name] / best['torch']:.2f}" for name in list(pieces)[1:])
-                print(f"| {variant} | {str(dtype)[6:]} | {size:.0e} | {1e6 * best['torch']:.0f} us | {ratios} |")
+    return library
+
+
+def table(threads: int) -> None:
+    """Print the cost of one pass as a multiple of torch.sum, variant by variant.
+
+    A variant is compared with a torch that may use the same instructions, and with one that may use all that the
+    machine has. What torch uses is settled when it is imported, so each comparison has a process of its own.
+    """
+    library = _library()
+    variants = [name for number, name in enumerate(VARIANTS) if library.ng_select(number)]
+    variants = variants[1:] or variants  # plain vectors where there is nothing better
     library.ng_select(-1)
+    everything = torch.backends.cpu.get_cpu_capability().lower()
+    print(f"torch {torch.__version__}, {platform.machine()} with {everything}, {threads} thread(s)")
+    print("Multiples of the time of torch.sum of the same tensor in the same process, best of 15 rounds in turn.")
+    print("| variant | torch may use | dtype | elements | torch.sum | statistics | float64 lanes | checked_sum |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    for variant in reversed(variants):
+        for allowed in dict.fromkeys((CAPABILITIES[variant], everything)):
+            subprocess.run(
+                [sys.executable, __file__, "rows", "--variant", variant, "--threads", str(threads)],
+                env={**os.environ, "ATEN_CPU_CAPABILITY": allowed},
+                check=True,
+            )
+
+
+def rows(variant: str, threads: int) -> None:
+    """Print the rows of one variant, against the torch of this process."""
+    torch.set_num_threads(threads)
+    library = _library()
+    if not library.ng_select(VARIANTS.index(variant)):
+        raise SystemExit(f"this machine has no {variant}")
+    allowed = torch.backends.cpu.get_cpu_capability().lower()
+    for dtype in DTYPES:
+        for size in SIZES:
+            x = torch.randn(size).to(dtype)
+            pieces: dict[str, Callable[[], object]] = {
+                "torch": partial(torch.sum, x),
+                "blocked": partial(total_of, library, x, Mode.BLOCKED, threads),
+                "double": partial(total_of, library, x, Mode.DOUBLE, threads),
+                "checked": partial(checked_total, library, x, threads),
+            }
+            best = _best(pieces, 15, max(10, min(200, 10**7 // size)))
+            ratios = " | ".join(f"{best[name] / best['torch']:.2f}" for name in list(pieces)[1:])
+            seconds = f"{1e6 * best['torch']:,.{int(size < 10**6)}f} us"
+            print(f"| {variant} | {allowed} | {str(dtype)[6:]} | {size:.0e} | {seconds} | {ratios} |", flush=True)
 
 
 def stock(threads: int) -> None:
     """Print the statistics of 1e7 bfloat16 numbers against the best that stock torch has for sum and sum of sizes."""
     torch.set_num_threads(threads)
-    TWIN.wait()
-    library = TWIN.library()
-    if library is None:
-        raise SystemExit(f"there is no twin: {TWIN.reason}")
+    library = _library()
     x = torch.randn(10**7).to(torch.bfloat16)
     pieces = {
         "twin": lambda: total_of(library, x, Mode.BLOCKED, threads),
@@ -194,7 +224,10 @@ def checks(width: int, num_blocks: int, budget: float, threads: int, seconds: fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("table", "stock", "families", "checks"))
+    parser.add_argument("what", choices=("table", "rows", "stock", "families", "checks"))
+    parser.add_argument(
+        "--variant", default=VARIANTS[-1], choices=VARIANTS, help="whose rows: one variant of the table"
+    )
     parser.add_argument("--limit", type=float, default=9e4, help="operations that a check of a family may spend")
     parser.add_argument("--width", type=int, default=256, choices=sorted(LENGTHS))
     parser.add_argument("--blocks", type=int, default=4)
@@ -204,6 +237,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.what == "table":
         table(given.threads)
+    elif given.what == "rows":
+        rows(given.variant, given.threads)
     elif given.what == "stock":
         stock(given.threads)
     elif given.what == "families":

@@ -1,35 +1,30 @@
-"""Gradients of layer and root-mean-square norms that check themselves, or another's, from one read of a row."""
+"""Gradients of layer and root-mean-square norms that check themselves, or another's: rows of any length."""
 
 from typing import Any, Final, NamedTuple
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from numguard_kernels.availability import require_alike
-from numguard_kernels.element_formats import ELEMENT_FORMATS, widened
+from numguard_kernels.element_formats import ELEMENT_FORMATS
 from numguard_kernels.launching import launch
-from numguard_kernels.norms import prepared
+from numguard_kernels.long_row_moments import TILES_PER_TURN, long_row_errors, long_row_shape
+from numguard_kernels.norm_gradient_bodies import norm_gradient_in_two_passes, norm_gradient_on_chip
+from numguard_kernels.norms import LONGEST_ON_CHIP
 from numguard_kernels.output_rounding import rounding_constants
 from numguard_kernels.row_compilations import row_compilation
-from numguard_kernels.row_moments import growth_of, moment_errors, moments, plain_moments
+from numguard_kernels.row_moments import growth_of
 from numguard_kernels.rows import (
     ROW_DTYPES,
     as_rows,
+    check_row_length,
     check_shapes,
-    num_outside,
     on_chip_shape,
-    plain_sum,
     results_of,
-    rounded_to,
-    row_sum,
+    row_format,
 )
 from numguard_kernels.sample_tensors import random_rows, sample
 from numguard_kernels.spec import Arguments, Case, Compilation, KernelSpec, Limits, case_name
-from numguard_kernels.two_float import UNIT_ROUNDOFF_FP32
-
-_U: Final = tl.constexpr(UNIT_ROUNDOFF_FP32)
 
 
 class CheckedNormGradient(NamedTuple):
@@ -47,73 +42,6 @@ class CheckedNormGradient(NamedTuple):
     num_wrong: Tensor
 
 
-@triton.jit
-def norm_gradient_on_chip(
-    x_ptr,
-    gradient_ptr,
-    weight_ptr,
-    value_ptr,
-    num_wrong_ptr,
-    num_columns,
-    eps,
-    growth,
-    saved_roundoff,
-    CODE: tl.constexpr,
-    GIVEN: tl.constexpr,
-    CENTERED: tl.constexpr,
-    HAS_WEIGHT: tl.constexpr,
-    UNIT: tl.constexpr,
-    SMALLEST: tl.constexpr,
-    THREADS: tl.constexpr,
-    LANES: tl.constexpr,
-):
-    """One row per program: ``r (a - mean a - xhat mean(a xhat))`` with ``a = w g``; ``mean a`` only if centered."""
-    row = tl.program_id(0).to(tl.int64)
-    inside = tl.arange(0, THREADS)[:, None] * LANES + tl.arange(0, LANES)[None, :]
-    valid = inside < num_columns
-    place = row * num_columns + inside
-    x = widened(tl.load(x_ptr + place, mask=valid, other=0), CODE, False)
-    a = widened(tl.load(gradient_ptr + place, mask=valid, other=0), CODE, False)
-    if HAS_WEIGHT:
-        a *= widened(tl.load(weight_ptr + inside, mask=valid, other=0), CODE, False)
-    if GIVEN:
-        stored = tl.load(value_ptr + place, mask=valid, other=0)
-    else:
-        native, scale = plain_moments(x, valid, num_columns, eps, CENTERED)
-        native *= scale
-        result = a - native * (plain_sum(a * native) / num_columns)
-        if CENTERED:
-            result -= tl.where(valid, plain_sum(a) / num_columns, 0.0)
-        stored = rounded_to(result * scale, value_ptr, CODE)
-        tl.store(value_ptr + place, stored, mask=valid)
-    centered, mean, variance, deviation = moments(x, valid, num_columns, eps, CENTERED)
-    constant, relative = moment_errors(x, mean, variance, deviation, num_columns, eps, growth, CENTERED)
-    relative += saved_roundoff
-    constant += saved_roundoff * deviation * tl.abs(mean)
-    normalized = centered * deviation
-    along = row_sum(a * normalized) / num_columns
-    mass = plain_sum(tl.abs(a)) / num_columns
-    mass_along = plain_sum(tl.abs(a * normalized)) / num_columns
-    inner = relative + 12.0 * _U
-    along_error = (growth + inner) * mass_along + mass * constant
-    row_error = constant * tl.abs(along)
-    shadow = a - normalized * along
-    if CENTERED:
-        offset = row_sum(a) / num_columns
-        shadow -= tl.where(valid, offset, 0.0)
-        row_error += (growth + 4.0 * _U) * mass + tl.abs(offset) * (relative + 20.0 * _U)
-    shadow *= deviation
-    slope = along_error + tl.abs(along) * (2.0 * inner + 20.0 * _U)
-    error = tl.fma(tl.abs(a), relative + 20.0 * _U, tl.fma(tl.abs(normalized), slope, row_error))
-    # Products of first-order errors: of the deviation with any other, and of the sums.
-    second_order = 1.0078125 + 4.0 * (relative + growth)
-    scaling = deviation * second_order * (1.0 + UNIT)
-    bound = tl.fma(error, scaling, tl.fma(tl.abs(shadow), UNIT, SMALLEST))
-    num_wrong = num_outside(tl.abs(widened(stored, CODE, False) - shadow), bound)
-    judged = (relative < 0.125) & (variance < float("inf")) & (mass < float("inf"))
-    tl.store(num_wrong_ptr + row, tl.where(judged, num_wrong, 0))
-
-
 def checked_norm_gradient(
     gradient: Tensor,
     x: Tensor,
@@ -123,16 +51,17 @@ def checked_norm_gradient(
     is_centered: bool = True,
     computed: Tensor | None = None,
     saved: torch.dtype = torch.float32,
+    longest_on_chip: int = LONGEST_ON_CHIP,
 ) -> CheckedNormGradient:
-    """Return the gradient with respect to the input of a norm over the last dimension and its verdict, from one read.
+    """Return the gradient with respect to the input of a norm over the last dimension and its verdict.
 
-    The gradients of weight and bias are sums over rows: :func:`~numguard_kernels.statistics.tensor_statistics` and
-    :func:`~numguard_kernels.summation.checked_sum` are for these.
+    Rows of up to 8192 elements are read once, longer ones twice. The gradients of weight and bias are sums over rows:
+    :func:`~numguard_kernels.norm_parameter_gradients.checked_norm_parameter_gradient`.
 
     Parameters
     ----------
     gradient, x
-        Of the output, and the input: float32, float16 or bfloat16 of one shape ``[..., n]``, ``1 <= n <= 8192``.
+        Of the output, and the input: float32, float16 or bfloat16 of one shape ``[..., n]`` with ``n >= 1``.
     weight
         Of shape ``[n]`` and the same dtype.
     eps, is_centered
@@ -142,13 +71,15 @@ def checked_norm_gradient(
     saved
         In which dtype that implementation keeps mean and deviation from the forward pass; torch's layer norm on the
         CPU keeps them in that of a 16-bit input and weight.
+    longest_on_chip
+        Longer rows are read twice instead of being kept in registers.
 
     Raises
     ------
     TypeError
         For other dtypes.
     ValueError
-        For other shapes and longer rows.
+        For other shapes.
     KernelUnavailable
         Where the kernels cannot run on the device.
 
@@ -158,15 +89,20 @@ def checked_norm_gradient(
     (:func:`~numguard_kernels.row_moments.moment_errors`) and of the two sums over the row, each on a tree of known
     height (Higham, ASNA 2nd ed., sections 3.1 and 4.2).
     """
-    form, tile, num_threads = prepared("checked_norm_gradient", x, weight=weight)
+    form = row_format(x, "checked_norm_gradient")
+    check_row_length("checked_norm_gradient", x)
+    check_shapes("checked_norm_gradient", x.shape[-1:], weight=weight)
     check_shapes("checked_norm_gradient", x.shape, gradient=gradient, computed=computed)
     device = require_alike("checked_norm_gradient", gradient, x, weight, computed)
     rows = as_rows(x, form)
     value = results_of(computed, x, x.shape)
     num_wrong = torch.empty(x.shape[:-1], dtype=torch.int32, device=device)
+    on_chip = rows.shape[1] <= longest_on_chip
+    tile, num_threads = on_chip_shape(rows.shape[1], form) if on_chip else long_row_shape(form, device)
+    errors = (growth_of(rows.shape[1]),) if on_chip else long_row_errors(rows.shape[1], tile)
     if rows.shape[0]:
         launch(
-            norm_gradient_on_chip,
+            norm_gradient_on_chip if on_chip else norm_gradient_in_two_passes,
             (rows.shape[0],),
             rows,
             as_rows(gradient, form),
@@ -175,7 +111,7 @@ def checked_norm_gradient(
             num_wrong,
             rows.shape[1],
             eps,
-            growth_of(rows.shape[1]),
+            *errors,
             torch.finfo(saved).eps / 2,
             CODE=form.code,
             GIVEN=computed is not None,
@@ -198,9 +134,10 @@ def reference_norm_gradient(
     is_centered: bool = True,
     computed: Tensor | None = None,
     saved: torch.dtype = torch.float32,
+    longest_on_chip: int = LONGEST_ON_CHIP,
 ) -> CheckedNormGradient:
     """Return the same from plain torch in float64, the value rounded once."""
-    del saved
+    del saved, longest_on_chip
     exact, scale = _exact(gradient, x, weight, eps, is_centered)
     value = exact.to(torch.float32).to(x.dtype) if computed is None else computed
     outside = exact.isfinite().all(-1, keepdim=True) & ~((value.double() - exact).abs() <= _allowed(exact, scale, x))
@@ -243,6 +180,8 @@ def _case(dtype: torch.dtype, content: str, shape: tuple[int, ...], **how: Any) 
             given = reference_norm_gradient(gradient, x, weight, **options).value.clone()
             given[1, 3] += 0.5 if how["given"] == "wrong" else 0.0
             options["computed"] = given.to(device)
+        if how.get("long"):
+            options["longest_on_chip"] = 4
         vectors = () if how.get("plain") else (weight.to(device),)
         return (gradient.to(device), x.to(device), *vectors), options
 
@@ -255,6 +194,10 @@ def _cases() -> tuple[Case, ...]:
     found += [_case(dtype, "ordinary", (3, 37), is_centered=False) for dtype in ROW_DTYPES]
     found += [_case(dtype, "ordinary", (3, 40), given=given) for dtype in ROW_DTYPES for given in ("right", "wrong")]
     found += [_case(torch.bfloat16, "ordinary", (2, size), plain=True) for size in (1, 8, 9, 300)]
+    found += [_case(dtype, content, (3, 75), long=True) for dtype in ROW_DTYPES for content in contents]
+    found += [_case(dtype, "ordinary", (3, 75), long=True, given="wrong") for dtype in ROW_DTYPES]
+    found += [_case(dtype, "ordinary", (3, 75), long=True, is_centered=False) for dtype in ROW_DTYPES]
+    found += [_case(torch.bfloat16, "ordinary", (2, size), long=True, plain=True) for size in (5, 16, 32, 1000)]
     found.append(_case(torch.float32, "ordinary", (0, 5)))
     return tuple(found)
 
@@ -263,16 +206,21 @@ def _compilation(
     dtype: torch.dtype, columns: int, limits: Limits, reason: str = "", *, is_layer: bool = True
 ) -> Compilation:
     form = ELEMENT_FORMATS[dtype]
+    is_long = columns > LONGEST_ON_CHIP
+    errors = ("growth", "own_roundoff") if is_long else ("growth",)
+    floats = dict.fromkeys(("eps", *errors, "saved_roundoff"), "fp32")
     return row_compilation(
         f"{'layer' if is_layer else 'rms'} {form.name}, {columns}",
-        norm_gradient_on_chip,
+        norm_gradient_in_two_passes if is_long else norm_gradient_on_chip,
         form,
         limits,
-        shape=on_chip_shape(columns, form),
+        shape=long_row_shape(form) if is_long else on_chip_shape(columns, form),
         stored=("x_ptr", "gradient_ptr", "weight_ptr", "value_ptr"),
-        types={"num_wrong_ptr": "*i32", "eps": "fp32", "growth": "fp32", "saved_roundoff": "fp32"},
+        types={"num_wrong_ptr": "*i32", **floats},
         constants={"GIVEN": False, "CENTERED": is_layer, "HAS_WEIGHT": True, **rounding_constants(dtype)},
         num_accesses=3,
+        tiles_per_turn=TILES_PER_TURN.value if is_long else 1,
+        num_loops=2 if is_long else 1,
         reason=reason,
     )
 
@@ -296,6 +244,8 @@ SPEC: Final = KernelSpec(
         _compilation(
             torch.bfloat16, 4096, Limits(instructions_per_element=58.38, registers=166), _REASON, is_layer=False
         ),
+        _compilation(torch.bfloat16, 131072, Limits(instructions_per_element=71.98, registers=105), _REASON),
+        _compilation(torch.float32, 131072, Limits(instructions_per_element=64.05, registers=67)),
     ),
     benchmark=_benchmark,
     bytes_moved=lambda gradient, x, *_weight, **_options: 3 * x.numel() * x.element_size(),

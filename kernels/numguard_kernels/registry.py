@@ -18,6 +18,7 @@ MODULES: Final = (
     "cross_entropy",
     "norms",
     "norm_gradients",
+    "norm_parameter_gradients",
     "dots",
     "weighted_sums",
 )

@@ -19,6 +19,7 @@ def row_compilation(
     constants: Mapping[str, Any],
     num_accesses: int,
     tiles_per_turn: int = 1,
+    num_loops: int = 1,
     reason: str = "",
 ) -> Compilation:
     """Return the compilation of a kernel that gives every row a program; contraction is allowed in all of them.
@@ -41,6 +42,8 @@ def row_compilation(
         How often each element is read or written in global memory.
     tiles_per_turn
         Tiles that a turn of the main loop takes.
+    num_loops
+        As of a :class:`~numguard_kernels.spec.Compilation`.
     reason
         Why issuing the instructions takes longer than moving the bytes, where it does.
     """
@@ -52,6 +55,7 @@ def row_compilation(
         constexprs={"CODE": form.code, **constants, **tile},
         num_threads=num_threads,
         elements_per_turn=tiles_per_turn * tile["THREADS"] * tile["LANES"],
+        num_loops=num_loops,
         bytes_per_element=num_accesses * form.dtype.itemsize,
         fused_per_element=None,
         divisible=("num_columns",),

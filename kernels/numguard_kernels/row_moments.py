@@ -34,7 +34,20 @@ def plain_moments(x, valid, num_columns, eps, CENTERED: tl.constexpr):
 
 @triton.jit
 def moment_errors(x, mean, variance, deviation, num_columns, eps, growth, CENTERED: tl.constexpr):
+    """Return the errors of :func:`errors_of_moments` for a row in registers."""
+    if CENTERED:
+        magnitude = plain_sum(tl.abs(x)) / num_columns
+    else:
+        magnitude = 0.0
+    return errors_of_moments(magnitude, mean, variance, deviation, eps, growth, 0.0, 0.0, CENTERED)
+
+
+@triton.jit
+def errors_of_moments(magnitude, mean, variance, deviation, eps, growth, own_shift, own_spread, CENTERED: tl.constexpr):
     """Return the constant part of the error of a normalized element, and the relative error of the deviation.
+
+    ``magnitude`` is ``mean|x|``; ``own_shift`` and ``own_spread`` are errors of the shadow's mean and variance beyond
+    those that ``growth`` covers.
 
     Notes
     -----
@@ -43,14 +56,15 @@ def moment_errors(x, mean, variance, deviation, num_columns, eps, growth, CENTER
     (Chan, Golub, LeVeque, The American Statistician 37, 1983), and a relative error t of ``V + eps`` becomes
     ``t / 2 (1 - t)**-1.5`` of its inverse root.
     """
+    largest = variance + own_spread
     if CENTERED:
-        shift = growth * plain_sum(tl.abs(x)) / num_columns + 8.0 * _U * tl.abs(mean)
-        second = variance + mean * mean
+        shift = growth * magnitude + 8.0 * _U * tl.abs(mean) + own_shift
+        second = largest + mean * mean
     else:
         shift = 0.0
-        second = variance
-    spread = growth * (2.0 * variance + 2.0 * tl.sqrt(variance * second)) + growth * growth * second
-    half = 0.5 * (spread + 4.0 * _U * variance) / (variance + eps)
+        second = largest
+    spread = growth * (2.0 * largest + 2.0 * tl.sqrt(largest * second)) + growth * growth * second
+    half = 0.5 * (spread + 4.0 * _U * largest + own_spread) / (variance + eps)
     return deviation * shift, half * (1.0 + 5.0 * half)
 
 

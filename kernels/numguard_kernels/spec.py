@@ -46,6 +46,9 @@ class Compilation:
         Threads of one program: four warps of 32 or two wavefronts of 64 are both 128.
     elements_per_turn
         Elements that one program handles in one turn of its main loop; in all, where it has no loop.
+    num_loops
+        Main loops that run one after another over the same elements, each taking ``elements_per_turn`` in one turn:
+        their instructions are added up.
     bytes_per_element
         Bytes read and written in global memory for each element.
     additions_per_element
@@ -71,6 +74,7 @@ class Compilation:
     num_threads: int
     elements_per_turn: int
     bytes_per_element: float
+    num_loops: int = 1
     additions_per_element: float | None = None
     fused_per_element: float | None = 0.0
     vector_loads: bool = True

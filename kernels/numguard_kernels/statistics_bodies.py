@@ -89,7 +89,7 @@ def observe_runs(
 
     first_left = num_turns * TURN
     num_left = n - first_left
-    for tile in range(part, tl.cdiv(num_left, TILE) + (num_head > 0).to(tl.int32), num_parts):
+    for tile in range(part, tl.cdiv(num_left, TILE) + tl.cast(num_head > 0, tl.int32), num_parts):
         is_head = tile * TILE >= num_left
         valid = tl.where(is_head, inside < num_head, tile * TILE + inside < num_left)
         offset = tl.where(is_head, 0, first_left + tile * TILE) + inside
@@ -220,7 +220,7 @@ def combine_partials(
     """Combine the partial results of every kept position, in float64: ``PARTS`` of them at a time."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     keep = rows < num_kept
-    plane = num_parts.to(tl.int64) * num_kept
+    plane = tl.cast(num_parts, tl.int64) * num_kept
     high = tl.zeros((ROWS, PARTS), tl.float64)
     low = tl.zeros((ROWS, PARTS), tl.float64)
     total = tl.zeros((ROWS, PARTS), tl.float64)

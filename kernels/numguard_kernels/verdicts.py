@@ -162,8 +162,9 @@ def _write(row_ptr, numbers_ptr, a, b, c, d, e, f, g, h, i, j, k, m):
 
 @triton.jit
 def _store_both(row_ptr, numbers_ptr, place, value):
-    tl.store(row_ptr + place, value.to(tl.float64))
-    tl.store(numbers_ptr + place, value.to(tl.float64))
+    value = tl.cast(value, tl.float64)  # a size or site of one is a constant, and not a tensor
+    tl.store(row_ptr + place, value)
+    tl.store(numbers_ptr + place, value)
 
 
 def publish_verdict(

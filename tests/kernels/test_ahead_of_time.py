@@ -14,17 +14,25 @@ import triton
 import triton.language as tl
 from numguard_kernels.ahead_of_time import TARGETS, compile_for, violations
 from numguard_kernels.ahead_of_time.compiling import compile_once
+from numguard_kernels.norm_parameter_gradient_bodies import judge_parameter_gradients
 from numguard_kernels.registry import specs
 from numguard_kernels.spec import Compilation, KernelSpec, Limits
+from numguard_kernels.statistics_bodies import combine_partials
+from numguard_kernels.summation import finish_checked_sum
 from numguard_kernels.two_float import add_pairs, take_in, two_product
 
 H100 = TARGETS["sm_90"]
 (SUMS,) = (entry for entry in specs()[0].compilations if entry.name == "sums fp32")
+(COLUMNS,), (LONG_ROWS,) = (
+    [entry for spec in specs() if spec.name == kernel for entry in spec.compilations if entry.name == name]
+    for kernel, name in (("checked_norm_parameter_gradient", "layer bf16"), ("checked_norm", "layer bf16, 131072"))
+)
 EVERY = [pytest.param(spec, entry, id=f"{spec.name}: {entry.name}") for spec in specs() for entry in spec.compilations]
-# On the other targets the first of every kernel: they share all that a further type would compile anew.
+# On the other targets the first of every body: it shares all that a further type would compile anew.
 FIRST = [
-    pytest.param(spec, spec.compilations[0], name, id=f"{spec.name}: {name}")
+    pytest.param(spec, entry, name, id=f"{spec.name}: {entry.name}, {name}")
     for spec in specs()
+    for entry in {entry.function: entry for entry in reversed(spec.compilations)}.values()
     for name in TARGETS
     if name != "sm_90"
 ]
@@ -88,6 +96,61 @@ def _compilation(function: Any, threads: int = 256, lanes: int = 4, **figures: A
     )
 
 
+# What follows a main loop in a launch of its own: types, and constants.
+FINISHING: list[tuple[Any, dict[str, str], dict[str, Any]]] = [
+    (
+        combine_partials,
+        {"floats_ptr": "*fp32", "counts_ptr": "*i32", "values_ptr": "*fp64", "tallies_ptr": "*i64"},
+        {"NEEDS": 255, "ROWS": 16, "PARTS": 8},
+    ),
+    (
+        finish_checked_sum,
+        {"partials_ptr": "*fp32", "value_ptr": "*u16", "figures_ptr": "*fp64", "is_wrong_ptr": "*i1"},
+        {"UNIT": 2.0**-9, "SMALLEST": 0.0, "LARGEST": 3e38, "TO_BF16": True, "PARTS": 64},
+    ),
+    (
+        judge_parameter_gradients,
+        {"floats_ptr": "*fp32", "value_ptr": "*u16", "figures_ptr": "*fp64", "is_wrong_ptr": "*i1"},
+        {"CODE": 6, "GIVEN": False, "UNIT": 2.0**-9, "SMALLEST": 0.0, "LARGEST": 3e38, "THREADS": 128},
+    ),
+]
+
+
+def _finishing(function: Any, types: dict[str, str], constants: dict[str, Any]) -> Compilation:
+    numbers = [name for name in function.arg_names if name not in types and name not in constants]
+    signature = {name: "i32" if name.startswith("num_") else "fp32" for name in numbers}
+    return Compilation(
+        name=function.__name__,
+        function=function,
+        signature={**types, **signature},
+        constexprs=constants,
+        num_threads=128,
+        elements_per_turn=128,
+        bytes_per_element=4.0,
+    )
+
+
+LAUNCHED = [_finishing(*entry) for entry in FINISHING]
+LAUNCHED += {entry.function.__name__: entry for spec in specs() for entry in reversed(spec.compilations)}.values()
+SIZES = [
+    pytest.param(entry, name, id=f"{entry.function.__name__}: {name}")
+    for entry in LAUNCHED
+    for name, kind in entry.signature.items()
+    if kind in ("i32", "i64")
+]
+
+
+@pytest.mark.parametrize(("compilation", "name"), SIZES)
+def test_sizes_of_one_compile(compilation: Compilation, name: str) -> None:
+    """A launch turns an integer argument that is 1 into a constant, which emulation does not: it has no methods."""
+    types = {argument: kind for argument, kind in compilation.signature.items() if argument != name}
+    others = tuple(argument for argument in compilation.divisible if argument != name)
+    one = replace(
+        compilation, signature=types, constexprs={**compilation.constexprs, name: 1}, divisible=others, num_loops=1
+    )
+    assert compile_for(one, H100).spill_bytes == 0
+
+
 def test_contraction_is_off_in_the_machine_code_and_the_gate_sees_it_on() -> None:
     # TwoSum 6, and two for the low parts.
     dot = _compilation(dot_body, additions_per_element=8.0, fused_per_element=1.0)
@@ -130,3 +193,37 @@ def test_the_gate_asks_for_a_reason_where_issuing_is_slower_than_memory() -> Non
     slow = replace(SUMS, bytes_per_element=0.01, limits={})
     assert any("no reason is stated" in line for line in violations(slow, code, H100))
     assert violations(replace(slow, issue_bound_because="it is tiny"), code, H100) == []
+
+
+def test_the_gate_sees_column_sums_that_are_not_blocked_or_contracted() -> None:
+    unblocked = replace(
+        COLUMNS,
+        constexprs={**COLUMNS.constexprs, "ROWS": 1},
+        elements_per_turn=COLUMNS.elements_per_turn // COLUMNS.constexprs["ROWS"],
+    )
+    found = violations(unblocked, compile_for(unblocked, H100), H100)
+    assert any("instructions per element" in line for line in found)
+    assert any("additions per element" in line for line in found)
+    contracted = compile_for(COLUMNS, H100, enable_fp_fusion=True)
+    assert any("contracted" in line for line in violations(COLUMNS, contracted, H100))
+    unaligned = replace(COLUMNS, divisible=())
+    assert any("widest load" in line for line in violations(unaligned, compile_for(unaligned, H100), H100))
+
+
+def test_both_passes_over_long_rows_count() -> None:
+    code = compile_once("checked_norm", LONG_ROWS.name, H100)
+    first = compile_for(replace(LONG_ROWS, num_loops=1), H100)
+    assert 0 < first.instructions < 0.8 * code.instructions
+    assert first.additions < code.additions
+    # Three loops are not there: the whole code counts instead of some of it.
+    whole = compile_for(replace(LONG_ROWS, num_loops=3), H100)
+    assert whole.instructions > 1.3 * code.instructions
+    assert any("instructions per element" in line for line in violations(LONG_ROWS, whole, H100))
+
+
+def test_the_gate_sees_long_rows_that_crowd_registers_or_are_read_narrowly() -> None:
+    wide = replace(LONG_ROWS, constexprs={**LONG_ROWS.constexprs, "THREADS": 1024})
+    assert any("registers" in line for line in violations(wide, compile_for(wide, H100), H100))
+    narrow = replace(LONG_ROWS, constexprs={**LONG_ROWS.constexprs, "LANES": 1})
+    found = violations(narrow, compile_for(narrow, H100), H100)
+    assert any("widest load" in line for line in found)

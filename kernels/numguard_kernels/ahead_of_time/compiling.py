@@ -30,7 +30,10 @@ def compile_for(compilation: Compilation, target: Target, *, enable_fp_fusion: b
         options={"num_warps": num_warps, "enable_fp_fusion": enable_fp_fusion},
     )
     return read_machine_code(
-        compiled, target, elements_per_thread=compilation.elements_per_turn / compilation.num_threads
+        compiled,
+        target,
+        elements_per_thread=compilation.elements_per_turn / compilation.num_threads,
+        num_loops=compilation.num_loops,
     )
 
 

@@ -23,6 +23,8 @@ _PACKED = r"(?:v_pk_|\b\w+2\b)"
 class MachineCode:
     """Figures of one compiled kernel; the main loop is the one that loads most, the whole code where there is none.
 
+    Of a kernel with several main loops it is all of them, and again the whole code where there are fewer.
+
     Parameters
     ----------
     registers
@@ -66,7 +68,7 @@ class MachineCode:
         return self.fused / self.elements_per_thread
 
 
-def read_machine_code(compiled: Any, target: Target, *, elements_per_thread: float) -> MachineCode:
+def read_machine_code(compiled: Any, target: Target, *, elements_per_thread: float, num_loops: int = 1) -> MachineCode:
     """Read the figures of what Triton compiled.
 
     Parameters
@@ -77,12 +79,14 @@ def read_machine_code(compiled: Any, target: Target, *, elements_per_thread: flo
         What it was compiled for.
     elements_per_thread
         In one turn of the main loop.
+    num_loops
+        How many main loops there are.
     """
     read = _nvidia if target.backend == "cuda" else _amd
-    return read(compiled, elements_per_thread)
+    return read(compiled, elements_per_thread, num_loops)
 
 
-def _nvidia(compiled: Any, elements_per_thread: float) -> MachineCode:
+def _nvidia(compiled: Any, elements_per_thread: float, num_loops: int) -> MachineCode:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
@@ -92,7 +96,7 @@ def _nvidia(compiled: Any, elements_per_thread: float) -> MachineCode:
     if found is None:
         raise RuntimeError(f"cuobjdump printed no resource usage: {usage[:200]!r}")
     rows = [(int(address, 16), text.strip()) for address, text in _LINE.findall(listing)]
-    loop = _main_loop(rows)
+    loop = _nvidia_main_loops(rows, num_loops)
     widths = [_nvidia_width(text) for text in loop if re.search(r"\bLDG", text)]
     return MachineCode(
         registers=int(found[1]),
@@ -125,20 +129,32 @@ def _nvidia_width(text: str) -> int:
     return 1 if ".U8" in text else 2 if ".U16" in text else 4
 
 
-def _main_loop(rows: list[tuple[int, str]]) -> list[str]:
-    """The body that ends in a branch back, among several the one with the widest loads."""
-    best, most = [text for _, text in rows if not text.startswith("NOP")], 0
-    for address, text in rows:
+def _nvidia_main_loops(rows: list[tuple[int, str]], num_loops: int) -> list[str]:
+    """The bodies that end in a branch back, of these the ones that load most."""
+    places = {address: place for place, (address, _) in enumerate(rows)}
+    code = [text for _, text in rows]
+    loops = []
+    for last, (address, text) in enumerate(rows):
         branch = _BRANCH.search(text)
         if branch is None or int(branch[1], 16) >= address:
             continue
-        body = [inside for at, inside in rows if int(branch[1], 16) <= at <= address]
-        if any(re.search(r"\bEXIT\b", inside) for inside in body):
-            continue
-        loaded = sum(_nvidia_width(inside) for inside in body if re.search(r"\bLDG", inside))
-        if loaded > most:
-            best, most = body, loaded
-    return best
+        first = places[int(branch[1], 16)]
+        body = code[first : last + 1]
+        if not any(re.search(r"\bEXIT\b", inside) for inside in body):
+            loaded = sum(_nvidia_width(inside) for inside in body if re.search(r"\bLDG", inside))
+            loops.append((loaded, first, last + 1))
+    return _heaviest(loops, code, num_loops) or [text for text in code if not text.startswith("NOP")]
+
+
+def _heaviest(loops: list[tuple[int, int, int]], code: list[str], num_loops: int) -> list[str]:
+    """The bodies of loops ``(bytes loaded, first, end)`` that load most and do not overlap; none where too few load."""
+    chosen: list[tuple[int, int]] = []
+    for loaded, first, end in sorted(loops, key=lambda loop: -loop[0]):
+        if loaded and len(chosen) < num_loops and all(end <= start or first >= stop for start, stop in chosen):
+            chosen.append((first, end))
+    if len(chosen) < num_loops:
+        return []
+    return [text for first, end in sorted(chosen) for text in code[first:end]]
 
 
 def _count(pattern: str, loop: list[str]) -> int:
@@ -146,7 +162,7 @@ def _count(pattern: str, loop: list[str]) -> int:
     return sum(2 if re.search(_PACKED, match) else 1 for match in matches)
 
 
-def _amd(compiled: Any, elements_per_thread: float) -> MachineCode:
+def _amd(compiled: Any, elements_per_thread: float, num_loops: int) -> MachineCode:
     listing = compiled.asm["amdgcn"]
 
     def figure(name: str) -> int:
@@ -155,7 +171,7 @@ def _amd(compiled: Any, elements_per_thread: float) -> MachineCode:
             raise RuntimeError(f"the assembly states no {name}")
         return int(found[1])
 
-    loop = _amd_main_loop(listing)
+    loop = _amd_main_loops(listing, num_loops)
     widths = [_amd_width(text) for text in loop if _is_amd_load(text)]
     return MachineCode(
         registers=figure("vgpr_count"),
@@ -182,7 +198,7 @@ def _amd_width(text: str) -> int:
     return 4 if not found[2] else 2 if "short" in found[2] or "16" in found[2] else 1
 
 
-def _amd_main_loop(listing: str) -> list[str]:
+def _amd_main_loops(listing: str, num_loops: int) -> list[str]:
     code: list[str] = []
     labels: dict[str, int] = {}
     loops: list[tuple[int, int]] = []
@@ -200,9 +216,7 @@ def _amd_main_loop(listing: str) -> list[str]:
             loops.append((labels[branch[1]], len(code)))
         if text.startswith("s_endpgm"):
             break
-    best, most = code, 0
-    for first, last in loops:
-        loaded = sum(_amd_width(text) for text in code[first:last] if _is_amd_load(text))
-        if loaded > most:
-            best, most = code[first:last], loaded
-    return best
+    weighed = [
+        (sum(_amd_width(text) for text in code[first:end] if _is_amd_load(text)), first, end) for first, end in loops
+    ]
+    return _heaviest(weighed, code, num_loops) or code

@@ -14,7 +14,8 @@ from .error_bounds import sum_error_bound as sum_error_bound
 from .judged_sums import judged_parameter_gradients as judged_parameter_gradients
 from .judged_sums import judged_row_sums as judged_row_sums
 from .judged_sums import judged_slot_sums as judged_slot_sums
-from .judgement import judged_elements as judged_elements
+from .judgement import JudgedElements as JudgedElements
+from .judgement import judged_comparison as judged_comparison
 from .library import DTYPES as DTYPES
 from .library import RULES as RULES
 from .library import Attending as Attending
@@ -29,13 +30,11 @@ from .library import Slotting as Slotting
 from .library import Storing as Storing
 from .library import Summing as Summing
 from .library import Weighing as Weighing
-from .normalisation import JudgedRows as JudgedRows
 from .normalisation import judged_layer_norm as judged_layer_norm
 from .normalisation import judged_layer_norm_gradient as judged_layer_norm_gradient
 from .pointwise import judged_pointwise as judged_pointwise
 from .products import Factors as Factors
 from .products import InnerProduct as InnerProduct
-from .products import JudgedElements as JudgedElements
 from .products import inner_product as inner_product
 from .products import judged_checksums as judged_checksums
 from .products import judged_parts as judged_parts

@@ -8,12 +8,14 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from numguard_kernels.native.judgement import NUM_NUMBERS
+from numguard_kernels.native.judgement import NUM_NUMBERS, JudgedElements, memory_for, numbers_at
 from numguard_kernels.native.library import DTYPES, Attending
-from numguard_kernels.native.normalisation import JudgedRows
 
 _TRUTH: Final = 100  # the library's number of a mask of truth values
 _NOTHING: Final = (0, 0, 0, 0, 0, 0)
+_ROWS: Final = ("exact", "strict", "shadow_error")
+_ONE_BOUND: Final = ("exact", "strict", "", "shadow_error")
+_TWO_BOUNDS: Final = ("exact", "strict", "permissive", "shadow_error")
 Every = tuple[int, int, int]  # first, step and count of evenly spaced positions
 
 
@@ -43,7 +45,7 @@ class Picked(NamedTuple):
 
 def judged_attention(
     library: ctypes.CDLL, shape: AttentionShape, picked: Picked, tensors: Sequence[Tensor | None], by: Attending
-) -> tuple[JudgedRows, JudgedRows]:
+) -> tuple[JudgedElements, JudgedElements]:
     """Judge output and logsumexp of picked queries; ``permissive`` stays None.
 
     Parameters
@@ -59,20 +61,18 @@ def judged_attention(
     rows = (picked.batches[2], picked.heads[2], shape.group, picked.queries[2])
     num_rows = rows[0] * rows[1] * rows[2] * rows[3]
     n = num_rows * shape.width
-    out = torch.empty(3 * n + 3 * num_rows + 2 * NUM_NUMBERS, dtype=torch.float64)
+    end = 3 * (n + num_rows)
+    out, address = memory_for(end + 2 * NUM_NUMBERS)
     words = _words(shape, picked, tensors)
     library.ng_judged_attention(
         words.buffer_info()[0],
         ctypes.addressof(by),
-        out.data_ptr(),
-        out.data_ptr() + 24 * (n + num_rows),
+        address,
+        address + 8 * end,
     )
-    output, logs, first, second = out.split([3 * n, 3 * num_rows, NUM_NUMBERS, NUM_NUMBERS])
-    exact, strict, error = output.view(3, *rows, shape.width).unbind()
-    of_logs = logs.view(3, *rows).unbind()
     return (
-        JudgedRows(exact, strict, None, error, first),
-        JudgedRows(of_logs[0], of_logs[1], None, of_logs[2], second),
+        JudgedElements(out, 0, _ROWS, (*rows, shape.width), numbers_at(out, end)),
+        JudgedElements(out, 3 * n, _ROWS, rows, numbers_at(out, end + NUM_NUMBERS)),
     )
 
 
@@ -83,7 +83,7 @@ def judged_attention_gradients(
     by_key: Picked,
     tensors: Sequence[Tensor | None],
     by: Attending,
-) -> tuple[JudgedRows, JudgedRows, JudgedRows]:
+) -> tuple[JudgedElements, JudgedElements, JudgedElements]:
     """Judge gradients of query, key and value.
 
     Parameters
@@ -96,25 +96,27 @@ def judged_attention_gradients(
     rows = by_query.num_heads * shape.group * by_query.queries[2]
     keys = by_key.num_heads * by_key.keys[2]
     sizes = [rows * shape.features, keys * shape.features, keys * shape.width]
-    out = torch.empty(4 * sum(sizes) + 3 * NUM_NUMBERS, dtype=torch.float64)
+    end = 4 * sum(sizes)
+    out, address = memory_for(end + 3 * NUM_NUMBERS)
     words = [_words(shape, picked, tensors) for picked in (by_query, by_key)]
     library.ng_judged_attention_gradients(
         words[0].buffer_info()[0],
         words[1].buffer_info()[0],
         ctypes.addressof(by),
-        out.data_ptr(),
-        out.data_ptr() + 32 * sum(sizes),
+        address,
+        address + 8 * end,
     )
     shapes = (
         (by_query.batches[2], by_query.heads[2], shape.group, by_query.queries[2], shape.features),
         (by_key.batches[2], by_key.heads[2], by_key.keys[2], shape.features),
         (by_key.batches[2], by_key.heads[2], by_key.keys[2], shape.width),
     )
-    pieces = out.split([*(4 * size for size in sizes), NUM_NUMBERS, NUM_NUMBERS, NUM_NUMBERS])
-    judged = []
-    for piece, like, verdict in zip(pieces[:3], shapes, pieces[3:], strict=True):
-        exact, strict, permissive, error = piece.view(4, *like).unbind()
-        judged.append(JudgedRows(exact, strict, permissive if by.has_permissive else None, error, verdict))
+    names = _TWO_BOUNDS if by.has_permissive else _ONE_BOUND
+    places = (0, 4 * sizes[0], 4 * (sizes[0] + sizes[1]))
+    judged = [
+        JudgedElements(out, first, names, like, numbers_at(out, end + number * NUM_NUMBERS))
+        for number, (first, like) in enumerate(zip(places, shapes, strict=True))
+    ]
     return judged[0], judged[1], judged[2]
 
 

@@ -1,16 +1,22 @@
 """A sum and the verdict on it from one read of the data."""
 
 import ctypes
+import struct
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
-from numguard_kernels.native.error_bounds import SINGLE_ROUNDOFF, plain_sum_error_bound, sum_error_bound
+from numguard_kernels.native.error_bounds import checked_sum_relative_error
 from numguard_kernels.native.library import DTYPES
-from numguard_kernels.native.reductions import Mode
 
 SUMMED: Final = (torch.float32, torch.bfloat16, torch.float16)
+# torch sums 1e5 numbers in 3 us. Passing five arguments one by one, and reading five results so, would cost one more.
+_unpacked: Final = struct.Struct("5d").unpack
+_Five: Final = ctypes.c_double * 5
+_address: Final = ctypes.addressof
+_made: Final = tuple.__new__
 
 
 class CheckedSum(NamedTuple):
@@ -30,19 +36,25 @@ class CheckedSum(NamedTuple):
 def checked_total(library: ctypes.CDLL, x: Tensor, num_threads: int = 1) -> CheckedSum:
     """Return the sum of a tensor of one of :data:`SUMMED`, in float32 as the operator forms it, with its verdict.
 
+    Raises
+    ------
+    TypeError
+        For another dtype.
+
     Notes
     -----
-    The result is added in plain float32 lanes, the shadow in blocks of sixteen flushed to float64: two sums of the
-    same registers that share no addition.
+    The result is added in plain float32 lanes, the shadow in blocks of float32 numbers flushed to float64: two sums of
+    the same registers that share no addition.
     """
     x = x.contiguous()
-    out = (ctypes.c_double * 5)()
-    library.ng_checked_sum(x.data_ptr(), DTYPES[x.dtype], x.numel(), num_threads, ctypes.addressof(out))
-    result, high, low, mass, largest = out
-    shadow, n = high + low, x.numel()
-    bound = plain_sum_error_bound(n, mass, num_threads)
-    bound += sum_error_bound(Mode.BLOCKED, n, mass, shadow, is_double=False) + SINGLE_ROUNDOFF * abs(shadow)
-    finite = largest < float("inf") and mass < torch.finfo(torch.float32).max / 2.0
-    difference = abs(result - shadow)
-    ratio = 0.0 if not finite or difference == 0.0 else difference / bound
-    return CheckedSum(result, shadow, mass, bound, ratio)
+    out = _Five()
+    library.ng_checked_sum(x.data_ptr(), _checking(x.dtype, x.numel(), num_threads), _address(out))
+    return _made(CheckedSum, _unpacked(out))
+
+
+@lru_cache(maxsize=1024)
+def _checking(dtype: torch.dtype, num_terms: int, num_threads: int) -> bytes:
+    """Return what does not depend on the numbers, as the library takes it."""
+    if dtype not in SUMMED:
+        raise TypeError(f"a checked sum is of {', '.join(map(str, SUMMED))}, not of {dtype}: convert the tensor first")
+    return struct.pack("3qd", DTYPES[dtype], num_terms, num_threads, checked_sum_relative_error(num_terms, num_threads))

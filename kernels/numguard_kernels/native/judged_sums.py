@@ -4,18 +4,21 @@ import ctypes
 from array import array
 from typing import Final
 
-import torch
 from torch import Tensor
 
-from numguard_kernels.native.judgement import NUM_NUMBERS
+from numguard_kernels.native.judgement import NUM_NUMBERS, JudgedElements, memory_for, numbers_at
 from numguard_kernels.native.library import DTYPES, Slotting, Summing, Weighing
-from numguard_kernels.native.normalisation import JudgedRows
 from numguard_kernels.native.reductions import walk_of
 
 _NOTHING: Final = (0, 0, 0, 0)
+_ONE_BOUND: Final = ("exact", "strict", "", "shadow_error")
+_TWO_BOUNDS: Final = ("exact", "strict", "permissive", "shadow_error")
+_SLOTS: Final = ("exact", "strict", "shadow_error")
 
 
-def judged_row_sums(library: ctypes.CDLL, x: Tensor, num_kept: int, results: Tensor, by: Summing) -> JudgedRows | None:
+def judged_row_sums(
+    library: ctypes.CDLL, x: Tensor, num_kept: int, results: Tensor, by: Summing
+) -> JudgedElements | None:
     """Judge sums or means over all but the first dimensions; None where the kept ones are not in order of memory.
 
     Parameters
@@ -30,7 +33,7 @@ def judged_row_sums(library: ctypes.CDLL, x: Tensor, num_kept: int, results: Ten
         return None
     results = results.contiguous()
     count = results.numel()
-    out = torch.empty(4 * count + NUM_NUMBERS, dtype=torch.float64)
+    out, address = memory_for(4 * count + NUM_NUMBERS)
     library.ng_judged_sums(
         x.data_ptr(),
         DTYPES[x.dtype],
@@ -39,12 +42,11 @@ def judged_row_sums(library: ctypes.CDLL, x: Tensor, num_kept: int, results: Ten
         results.data_ptr(),
         DTYPES[results.dtype],
         ctypes.addressof(by),
-        out.data_ptr(),
-        out.data_ptr() + 32 * count,
+        address,
+        address + 32 * count,
     )
-    numbers, verdict = out.split([4 * count, NUM_NUMBERS])
-    exact, strict, permissive, error = numbers.view(4, *results.shape).unbind()
-    return JudgedRows(exact, strict, permissive if by.has_permissive else None, error, verdict)
+    names = _TWO_BOUNDS if by.has_permissive else _ONE_BOUND
+    return JudgedElements(out, 0, names, tuple(results.shape), numbers_at(out, 4 * count))
 
 
 def judged_slot_sums(
@@ -55,7 +57,7 @@ def judged_slot_sums(
     base: Tensor | None,
     result: Tensor,
     by: Slotting,
-) -> JudgedRows:
+) -> JudgedElements:
     """Judge ``base[s] + sum of source[i] where index[i] == s``; an index of ``num_slots`` is nowhere.
 
     Parameters
@@ -69,11 +71,9 @@ def judged_slot_sums(
     for grid in (source, base, result):
         words.extend(_NOTHING if grid is None else (grid.data_ptr(), DTYPES[grid.dtype], *grid.stride()))
     count = result.numel()
-    out = torch.empty(3 * count + NUM_NUMBERS, dtype=torch.float64)
-    library.ng_judged_slots(words.buffer_info()[0], ctypes.addressof(by), out.data_ptr(), out.data_ptr() + 24 * count)
-    numbers, verdict = out.split([3 * count, NUM_NUMBERS])
-    exact, strict, error = numbers.view(3, *result.shape).unbind()
-    return JudgedRows(exact, strict, None, error, verdict)
+    out, address = memory_for(3 * count + NUM_NUMBERS)
+    library.ng_judged_slots(words.buffer_info()[0], ctypes.addressof(by), address, address + 24 * count)
+    return JudgedElements(out, 0, _SLOTS, tuple(result.shape), numbers_at(out, 3 * count))
 
 
 def judged_parameter_gradients(
@@ -81,7 +81,7 @@ def judged_parameter_gradients(
     columns: tuple[Tensor, Tensor, Tensor | None, Tensor],
     results: tuple[Tensor | None, Tensor | None],
     by: Weighing,
-) -> tuple[JudgedRows, JudgedRows]:
+) -> tuple[JudgedElements, JudgedElements]:
     """Judge gradients of weight and bias of a norm on columns; an entry whose result is None means nothing.
 
     Parameters
@@ -98,13 +98,10 @@ def judged_parameter_gradients(
     for result in results:
         words.extend(_NOTHING if result is None else (result.data_ptr(), DTYPES[result.dtype], 0, *result.stride()))
     size = 4 * num_columns
-    out = torch.empty(2 * (size + NUM_NUMBERS), dtype=torch.float64)
-    library.ng_judged_parameter_gradients(
-        words.buffer_info()[0], ctypes.addressof(by), out.data_ptr(), out.data_ptr() + 16 * size
+    out, address = memory_for(2 * (size + NUM_NUMBERS))
+    library.ng_judged_parameter_gradients(words.buffer_info()[0], ctypes.addressof(by), address, address + 16 * size)
+    names, shape = _TWO_BOUNDS if by.has_permissive else _ONE_BOUND, (num_columns,)
+    return (
+        JudgedElements(out, 0, names, shape, numbers_at(out, 2 * size)),
+        JudgedElements(out, size, names, shape, numbers_at(out, 2 * size + NUM_NUMBERS)),
     )
-    weight, bias, *verdicts = out.split([size, size, NUM_NUMBERS, NUM_NUMBERS])
-    judged = []
-    for piece, verdict in zip((weight, bias), verdicts, strict=True):
-        exact, strict, permissive, error = piece.view(4, num_columns).unbind()
-        judged.append(JudgedRows(exact, strict, permissive if by.has_permissive else None, error, verdict))
-    return judged[0], judged[1]

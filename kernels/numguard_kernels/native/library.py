@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import torch
 
-VERSION: Final = 4
+VERSION: Final = 5
 _BYTES: Final = 4  # number of the first 8-bit format
 _TABLES: Final = (
     torch.float8_e4m3fn,
@@ -196,13 +196,13 @@ _SIGNATURES: Final[Mapping[str, tuple[Any, tuple[Any, ...]]]] = MappingProxyType
         "ng_variant": (ctypes.c_char_p, ()),
         "ng_select": (_int, (_int,)),
         "ng_set_byte_table": (None, (_int, _pointer)),
-        "ng_statistics": (None, (_pointer, _int, _long, _int, _int, _pointer)),
+        "ng_statistics": (None, (_pointer, _pointer)),
         "ng_reduce": (
             None,
             (_pointer, _int, _int, _pointer, _pointer, _int, _pointer, _pointer, _int, _int, *(_pointer,) * 4),
         ),
         "ng_counts": (None, (_pointer, _int, _long, _double, _pointer, _pointer, _pointer)),
-        "ng_checked_sum": (None, (_pointer, _int, _long, _int, _pointer)),
+        "ng_checked_sum": (None, (_pointer, _pointer, _pointer)),
         "ng_dot": (None, (_pointer, _int, _pointer, _int, _long, _pointer)),
         "ng_product": (None, (_pointer, _pointer, _long, _long, _long, _long, _long, _long, _pointer, _pointer)),
         "ng_judged_product": (None, (_pointer, *(_long,) * 4, *(_pointer,) * 3)),
@@ -253,7 +253,7 @@ def load(path: Path) -> ctypes.CDLL:
         raise LibraryError(f"{path.name} has version {library.ng_version()}, not {VERSION}")
     numbers = (ctypes.c_float * 300)(*(float(number % 7) - 3.5 for number in range(300)))
     out = (ctypes.c_double * 4)()
-    library.ng_statistics(ctypes.addressof(numbers), 1, 300, 0, 1, ctypes.addressof(out))
+    library.ng_statistics((ctypes.c_int64 * 5)(ctypes.addressof(numbers), 1, 300, 0, 1), ctypes.addressof(out))
     if list(out) != [sum(numbers), 0.0, sum(map(abs, numbers)), 3.5]:
         raise LibraryError(f"{path.name} gives {list(out)} for a sum of 300 numbers: the compiler has broken it")
     for number, dtype in enumerate(_TABLES):

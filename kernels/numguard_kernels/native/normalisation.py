@@ -2,23 +2,15 @@
 
 import ctypes
 from array import array
-from typing import NamedTuple
+from typing import Final
 
-import torch
 from torch import Tensor
 
-from numguard_kernels.native.judgement import NUM_NUMBERS
+from numguard_kernels.native.judgement import NUM_NUMBERS, JudgedElements, memory_for, numbers_at
 from numguard_kernels.native.library import DTYPES, Normalising
 
-
-class JudgedRows(NamedTuple):
-    """Results that have been judged, float64: shadows, bounds, error of the shadow, and the verdict."""
-
-    exact: Tensor
-    strict: Tensor
-    permissive: Tensor | None
-    shadow_error: Tensor
-    verdict: Tensor
+_ROWS: Final = ("exact", "strict", "shadow_error")
+_GRADIENTS: Final = ("exact", "strict", "permissive", "shadow_error")
 
 
 def judged_layer_norm(
@@ -27,7 +19,7 @@ def judged_layer_norm(
     weight: Tensor | None,
     bias: Tensor | None,
     by: Normalising,
-) -> tuple[JudgedRows, JudgedRows, JudgedRows]:
+) -> tuple[JudgedElements, JudgedElements, JudgedElements]:
     """Judge results, means and reciprocal standard deviations of rows.
 
     Parameters
@@ -41,40 +33,40 @@ def judged_layer_norm(
     """
     x, _, mean, _ = rows
     all_of, few = x.numel(), mean.numel()
-    out = torch.empty(3 * all_of + 6 * few, dtype=torch.float64)
-    verdicts = torch.empty((3, NUM_NUMBERS), dtype=torch.float64)
+    places = (0, 3 * all_of, 3 * (all_of + few))
+    end = 3 * (all_of + 2 * few)
+    out, address = memory_for(end + 3 * NUM_NUMBERS)
     words = _words(rows, (weight, bias))
     library.ng_judged_layer_norm(
         words.buffer_info()[0],
         x.shape[-1],
         ctypes.addressof(by),
-        out.data_ptr(),
-        verdicts.data_ptr(),
+        address,
+        address + 8 * end,
     )
-    pieces = torch.split(out, [3 * all_of, 3 * few, 3 * few])
-    judged = []
-    for piece, like, verdict in zip(pieces, (x, mean, mean), verdicts.unbind(), strict=True):
-        exact, strict, error = piece.view(3, *like.shape).unbind()
-        judged.append(JudgedRows(exact, strict, None, error, verdict))
-    return judged[0], judged[1], judged[2]
+    shapes = (tuple(x.shape), tuple(mean.shape))
+    return (
+        JudgedElements(out, places[0], _ROWS, shapes[0], numbers_at(out, end)),
+        JudgedElements(out, places[1], _ROWS, shapes[1], numbers_at(out, end + NUM_NUMBERS)),
+        JudgedElements(out, places[2], _ROWS, shapes[1], numbers_at(out, end + 2 * NUM_NUMBERS)),
+    )
 
 
 def judged_layer_norm_gradient(
     library: ctypes.CDLL, rows: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], weight: Tensor | None, by: Normalising
-) -> JudgedRows:
+) -> JudgedElements:
     """Judge gradients of x; ``rows`` are dy, x, mean, rstd and the gradients, as in :func:`judged_layer_norm`."""
-    out = torch.empty((4, *rows[0].shape), dtype=torch.float64)
-    verdict = torch.empty(NUM_NUMBERS, dtype=torch.float64)
+    end = 4 * rows[0].numel()
+    out, address = memory_for(end + NUM_NUMBERS)
     words = _words(rows, (weight,))
     library.ng_judged_layer_norm_gradient(
         words.buffer_info()[0],
         rows[0].shape[-1],
         ctypes.addressof(by),
-        out.data_ptr(),
-        verdict.data_ptr(),
+        address,
+        address + 8 * end,
     )
-    exact, strict, permissive, shadow_error = out.unbind()
-    return JudgedRows(exact, strict, permissive, shadow_error, verdict)
+    return JudgedElements(out, 0, _GRADIENTS, tuple(rows[0].shape), numbers_at(out, end))
 
 
 def _words(rows: tuple[Tensor, ...], parameters: tuple[Tensor | None, ...]) -> "array[int]":

@@ -3,15 +3,13 @@
 import ctypes
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from numguard_kernels.native.judgement import NUM_NUMBERS
+from numguard_kernels.native.judgement import NUM_NUMBERS, JudgedElements, memory_for, numbers_at
 from numguard_kernels.native.library import DTYPES, NUM_TERMS, RULES, Pointwise
-from numguard_kernels.native.normalisation import JudgedRows
 
 
-def judged_pointwise(library: ctypes.CDLL, computed: Tensor, terms: Sequence[Tensor], by: Pointwise) -> JudgedRows:
+def judged_pointwise(library: ctypes.CDLL, computed: Tensor, terms: Sequence[Tensor], by: Pointwise) -> JudgedElements:
     """Judge one elementwise operator; ``shadow_error`` is a zero.
 
     Parameters
@@ -28,7 +26,7 @@ def judged_pointwise(library: ctypes.CDLL, computed: Tensor, terms: Sequence[Ten
         Where the tensors and the constant are not as many as the operator's terms.
     """
     count = computed.numel()
-    out = torch.empty(3 * count + NUM_NUMBERS, dtype=torch.float64)
+    out, address = memory_for(3 * count + NUM_NUMBERS)
     places: list[int | None] = [term.data_ptr() for term in terms]
     if by.has_constant:
         places.insert(1, None)
@@ -41,11 +39,8 @@ def judged_pointwise(library: ctypes.CDLL, computed: Tensor, terms: Sequence[Ten
         *places,
         *(None,) * (3 - len(places)),
         ctypes.addressof(by),
-        out.data_ptr(),
-        out.data_ptr() + 24 * count,
+        address,
+        address + 24 * count,
     )
-    exact, strict, permissive, verdict = out.split([count, count, count, NUM_NUMBERS])
-    return JudgedRows(exact, strict, permissive if by.has_permissive else None, _NOTHING, verdict)
-
-
-_NOTHING = torch.zeros((), dtype=torch.float64)
+    names = ("exact", "strict", "permissive") if by.has_permissive else ("exact", "strict")
+    return JudgedElements(out, 0, names, (count,), numbers_at(out, 3 * count))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from numguard_kernels.native.judgement import NUM_NUMBERS
+from numguard_kernels.native.judgement import NUM_NUMBERS, JudgedElements, memory_for, numbers_at
 from numguard_kernels.native.library import DTYPES, Judging, Operand
 
 
@@ -52,29 +52,18 @@ def product_and_mass(library: ctypes.CDLL, a: Tensor, b: Tensor) -> tuple[Tensor
     return out[0], out[1]
 
 
-class JudgedElements(NamedTuple):
-    """Comparisons that have been judged already, float64: elements or checksums, their bounds, and the verdict."""
-
-    exact: Tensor
-    strict: Tensor
-    permissive: Tensor
-    shadow_error: Tensor
-    computed: Tensor | None
-    verdict: Tensor
-
-
 def judged_product(
     library: ctypes.CDLL, a: Tensor, b: Tensor, c: Tensor, added: Tensor | None, by: Judging
 ) -> JudgedElements:
     """Judge ``c = alpha a @ b + beta added`` element by element; all ``[B, ., .]``, any strides and known dtypes."""
-    out = torch.empty((4, *c.shape), dtype=torch.float64)
-    verdict = torch.empty(NUM_NUMBERS, dtype=torch.float64)
+    end = 4 * c.numel()
+    out, address = memory_for(end + NUM_NUMBERS)
     operands = _operands(a, b, c, added)
     library.ng_judged_product(
-        operands.buffer_info()[0], *_sizes(a, b), ctypes.addressof(by), out.data_ptr(), verdict.data_ptr()
+        operands.buffer_info()[0], *_sizes(a, b), ctypes.addressof(by), address, address + 8 * end
     )
-    exact, strict, permissive, shadow_error = out.unbind()
-    return JudgedElements(exact, strict, permissive, shadow_error, None, verdict)
+    names = _TWO_BOUNDS if by.has_permissive else _ONE_BOUND
+    return JudgedElements(out, 0, names, tuple(c.shape), numbers_at(out, end))
 
 
 def judged_checksums(
@@ -87,17 +76,19 @@ def judged_checksums(
     first_sign
         Number of the first of consecutive weights, an int64: bits of its hash are the signs.
     """
-    out = torch.empty((5, a.shape[0], 1, b.shape[2]), dtype=torch.float64)
-    verdict = torch.empty(NUM_NUMBERS, dtype=torch.float64)
+    end = 5 * a.shape[0] * b.shape[2]
+    out, address = memory_for(end + NUM_NUMBERS)
     operands = _operands(a, b, c, added)
     library.ng_judged_checksum(
-        operands.buffer_info()[0], *_sizes(a, b), first_sign, ctypes.addressof(by), out.data_ptr(), verdict.data_ptr()
+        operands.buffer_info()[0], *_sizes(a, b), first_sign, ctypes.addressof(by), address, address + 8 * end
     )
-    exact, strict, permissive, shadow_error, computed = out.unbind()
-    return JudgedElements(exact, strict, permissive, shadow_error, computed, verdict)
+    return JudgedElements(out, 0, _SUMS, (a.shape[0], 1, b.shape[2]), numbers_at(out, end))
 
 
 _NOTHING = (0, 0, 0, 0, 0)
+_TWO_BOUNDS = ("exact", "strict", "permissive", "shadow_error")
+_ONE_BOUND = ("exact", "strict", "", "shadow_error")
+_SUMS = (*_TWO_BOUNDS, "computed")
 
 
 class Factors(NamedTuple):
@@ -128,8 +119,8 @@ def judged_parts(
     batches, rows, columns, _ = elements.sizes
     count = batches * rows * columns
     num_sums = 0 if summed is None else summed.sizes[0] * summed.sizes[2]
-    out = torch.empty(4 * count + 5 * num_sums + 2 * NUM_NUMBERS, dtype=torch.float64)
-    address = out.data_ptr()
+    sums, end = 4 * count, 4 * count + 5 * num_sums
+    out, address = memory_for(end + 2 * NUM_NUMBERS)
     library.ng_judged_product_and_checksum(
         elements.words.buffer_info()[0],
         elements.sizes.buffer_info()[0],
@@ -139,15 +130,14 @@ def judged_parts(
         ctypes.addressof(by),
         None if summed_by is None else ctypes.addressof(summed_by),
         address,
-        address + 8 * (4 * count + 5 * num_sums),
+        address + 8 * end,
     )
-    of_elements, of_sums, verdict, summed_verdict = out.split([4 * count, 5 * num_sums, NUM_NUMBERS, NUM_NUMBERS])
-    exact, strict, permissive, shadow_error = of_elements.view(4, batches, rows, columns).unbind()
-    judged = JudgedElements(exact, strict, permissive, shadow_error, None, verdict)
+    names = _TWO_BOUNDS if by.has_permissive else _ONE_BOUND
+    judged = JudgedElements(out, 0, names, (batches, rows, columns), numbers_at(out, end))
     if summed is None:
         return judged, None
-    exact, strict, permissive, shadow_error, computed = of_sums.view(5, summed.sizes[0], 1, summed.sizes[2]).unbind()
-    return judged, JudgedElements(exact, strict, permissive, shadow_error, computed, summed_verdict)
+    shape = (summed.sizes[0], 1, summed.sizes[2])
+    return judged, JudgedElements(out, sums, _SUMS, shape, numbers_at(out, end + NUM_NUMBERS))
 
 
 def _operands(a: Tensor, b: Tensor, c: Tensor, added: Tensor | None) -> "array[int]":

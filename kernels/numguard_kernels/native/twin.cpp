@@ -31,6 +31,8 @@ struct Half { uint16_t bits; };
 struct Byte { uint8_t bits; };
 
 constexpr int64_t CHUNK = 1 << 15;         // elements between two flushes of the lanes
+constexpr int64_t PIECE = 512;            // vectors whose elements the lanes of a checked sum add one after another
+constexpr int64_t AHEAD = 4096;           // bytes between what is read and what is prefetched
 constexpr int64_t SPAN = 256;              // columns held on the stack at once
 constexpr int64_t BYTES_PER_THREAD = 4 << 20;
 
@@ -319,7 +321,7 @@ static inline const Table* use() {
 }  // namespace twin
 using namespace twin;
 
-NG_EXPORT int ng_version() { return 4; }
+NG_EXPORT int ng_version() { return 5; }
 NG_EXPORT const char* ng_variant() { return use()->name; }
 NG_EXPORT int ng_select(int number) {
   const Table* table = number < 0 ? nullptr : tables(number);
@@ -331,15 +333,17 @@ NG_EXPORT void ng_set_byte_table(int number, const float* values) {
   std::memcpy(byte_table[number & 7], values, sizeof byte_table[0]);
 }
 
-// Whole contiguous tensor: sum (pair), sum of magnitudes, largest magnitude.
-NG_EXPORT void ng_statistics(const void* data, int dtype, int64_t n, int mode, int threads, double* out) {
+// One argument is passed faster than five.
+struct Whole { const char* data; int64_t dtype, n, mode, threads; };
+// Of a whole contiguous tensor: sum (pair), sum of magnitudes, largest magnitude.
+NG_EXPORT void ng_statistics(const Whole* x, double* out) {
   Gradual gradual;
-  const int64_t size = dtype == F64 ? 8 : dtype == F32 ? 4 : dtype >= BYTE ? 1 : 2;
-  const int parts = parts_for(n * size, threads);
+  const int64_t n = x->n, size = bytes_of(x->dtype);
+  const int parts = parts_for(n * size, (int)x->threads);
   std::vector<Totals> totals(parts);
   in_parts(parts, [&](int part) {
     const int64_t first = n / parts * part, end = part + 1 == parts ? n : n / parts * (part + 1);
-    use()->run((const char*)data + first * size, dtype, end - first, 1, mode, &totals[part]);
+    use()->run(x->data + first * size, (int)x->dtype, end - first, 1, (int)x->mode, &totals[part]);
   });
   Totals all;
   for (const auto& one : totals) merge(all, one);
@@ -419,22 +423,27 @@ NG_EXPORT void ng_counts(const void* data, int dtype, int64_t n, double smallest
   *smallest = least;
 }
 
-// A float32 sum as an operator would return it, and its shadow, from one read.
-NG_EXPORT void ng_checked_sum(const void* data, int dtype, int64_t n, int threads, double* out) {
+// A float32 sum as an operator would return it and the verdict on it, from one read; `relative` is the bound on the
+// difference from the shadow over the sum of magnitudes. `out`: result, shadow, sum of magnitudes, bound, and the
+// difference as a multiple of it, zero where the sum may have overflowed.
+struct Checking { int64_t dtype, n, threads; double relative; };
+NG_EXPORT void ng_checked_sum(const char* data, const Checking* by, double* out) {
   Gradual gradual;
-  const int64_t size = dtype == F32 ? 4 : 2;
-  const int parts = parts_for(n * size, threads);
-  std::vector<Totals> totals(parts);
-  std::vector<float> results(parts);
+  const int64_t n = by->n, size = bytes_of(by->dtype);
+  const int parts = parts_for(n * size, (int)by->threads);
+  struct Part { Totals shadow; float result; };
+  std::vector<Part> found(parts);
   in_parts(parts, [&](int part) {
     const int64_t first = n / parts * part, end = part + 1 == parts ? n : n / parts * (part + 1);
-    use()->checked((const char*)data + first * size, dtype, end - first, &results[part], &totals[part]);
+    use()->checked(data + first * size, (int)by->dtype, end - first, &found[part].result, &found[part].shadow);
   });
   Totals all;
   float result = 0;
-  for (const auto& one : totals) merge(all, one);
-  for (float one : results) result += one;
-  out[0] = result; out[1] = all.high; out[2] = all.low; out[3] = all.mass; out[4] = all.largest;
+  for (const Part& part : found) { merge(all, part.shadow); result += part.result; }
+  const double shadow = all.high + all.low, bound = by->relative * all.mass, difference = std::fabs(result - shadow);
+  const bool finite = all.mass < std::numeric_limits<float>::max() / 2.0;
+  out[0] = result; out[1] = shadow; out[2] = all.mass; out[3] = bound;
+  out[4] = finite && difference != 0.0 ? difference / bound : 0.0;
 }
 
 // Inner product of two contiguous vectors: pair and sum of magnitudes of the products.
@@ -1007,6 +1016,11 @@ typedef uint32_t U __attribute__((vector_size(4 * NG_WIDTH)));
 typedef double D __attribute__((vector_size(4 * NG_WIDTH)));  // the same register, half the lanes
 typedef int64_t I __attribute__((vector_size(4 * NG_WIDTH)));
 
+// Asks for the bytes that come AHEAD of those at p, which may lie beyond the end: where little is done with each byte,
+// the processor's own prefetching falls behind memory.
+template <int64_t bytes> NG_INLINE void prefetch(const void* p) {
+  for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch((const char*)p + AHEAD + line);
+}
 template <class V, class T> NG_INLINE V load(const T* p) { V v; std::memcpy(&v, p, sizeof v); return v; }
 NG_INLINE U max16(U a, U b) {  // of unsigned 16-bit lanes
 #if defined(NG_AVX512)
@@ -1053,15 +1067,29 @@ NG_INLINE F halfs(const Half* p) {  // W float16 numbers
 #endif
 }
 
-// Two vectors of float32 values x, y with their magnitudes; `key` gathers the largest magnitude in the dtype's bits.
+// a + b, one rounding: where there is FMA by its unit, which would idle while the adders are busy (a third of the time
+// of a checked sum). `one` holds ones.
+NG_INLINE F fused_sum(F a, F b, F one) {
+#if defined(NG_AVX512)
+  return (F)_mm512_fmadd_ps((__m512)a, (__m512)one, (__m512)b);
+#elif defined(NG_AVX2)
+  return (F)_mm256_fmadd_ps((__m256)a, (__m256)one, (__m256)b);
+#else
+  return a + b;
+#endif
+}
+
+// Two vectors of float32 values x, y with their magnitudes; returns the magnitudes, the larger of each lane, in the
+// dtype's own bits, for larger_of and largest.
 template <class T> struct Reader;
 template <> struct Reader<float> {
-  NG_INLINE void pair(const float* p, F& x, F& y, F& ax, F& ay, U& key) {
+  NG_INLINE U pair(const float* p, F& x, F& y, F& ax, F& ay) {
     x = load<F>(p); y = load<F>(p + W);
     const U ux = (U)x & 0x7fffffffu, uy = (U)y & 0x7fffffffu;
-    key = max32(max32(key, ux), uy);
     ax = (F)ux; ay = (F)uy;
+    return max32(ux, uy);
   }
+  NG_INLINE U larger_of(U a, U b) { return max32(a, b); }
   NG_INLINE double largest(U key) {
     uint32_t most = 0;
     for (int j = 0; j < W; ++j) most = std::max<uint32_t>(most, key[j]);
@@ -1069,12 +1097,13 @@ template <> struct Reader<float> {
   }
 };
 template <> struct Reader<Bf16> {  // even lanes shift up, odd lanes are there already: order is free in a sum
-  NG_INLINE void pair(const Bf16* p, F& x, F& y, F& ax, F& ay, U& key) {
-    const U raw = load<U>(p), plain = raw & 0x7fff7fffu;
-    key = max16(key, plain);
+  NG_INLINE U pair(const Bf16* p, F& x, F& y, F& ax, F& ay) {
+    const U raw = load<U>(p);
     x = (F)(raw << 16); y = (F)(raw & 0xffff0000u);
-    ax = (F)(plain << 16); ay = (F)(plain & 0xffff0000u);
+    ax = (F)((U)x & 0x7fffffffu); ay = (F)(raw & 0x7fff0000u);
+    return raw & 0x7fff7fffu;
   }
+  NG_INLINE U larger_of(U a, U b) { return max16(a, b); }
   NG_INLINE double largest(U key) {
     uint32_t most = 0;
     for (int j = 0; j < W; ++j) most = std::max<uint32_t>(most, std::max<uint32_t>(key[j] & 0xffffu, key[j] >> 16));
@@ -1082,11 +1111,12 @@ template <> struct Reader<Bf16> {  // even lanes shift up, odd lanes are there a
   }
 };
 template <> struct Reader<Half> {
-  NG_INLINE void pair(const Half* p, F& x, F& y, F& ax, F& ay, U& key) {
-    key = max16(key, load<U>(p) & 0x7fff7fffu);
+  NG_INLINE U pair(const Half* p, F& x, F& y, F& ax, F& ay) {
     x = halfs(p); y = halfs(p + W);
     ax = (F)((U)x & 0x7fffffffu); ay = (F)((U)y & 0x7fffffffu);
+    return load<U>(p) & 0x7fff7fffu;
   }
+  NG_INLINE U larger_of(U a, U b) { return max16(a, b); }
   NG_INLINE double largest(U key) {
     uint32_t most = 0;
     for (int j = 0; j < W; ++j) most = std::max<uint32_t>(most, std::max<uint32_t>(key[j] & 0xffffu, key[j] >> 16));
@@ -1110,26 +1140,34 @@ template <class T> NG_INLINE void one_by_one(const T* p, int64_t n, int64_t step
   merge(t, one);
 }
 
-// At most CHUNK adjacent elements. Blocks: 16 float32 numbers a lane (two chains of eight, then one addition), then
-// float64.
+// At most CHUNK adjacent elements. Blocks: 16 float32 numbers a lane (four chains of four, then two additions), then
+// float64. Chains are short and a block has largest magnitudes of its own, so that blocks need not wait for one another.
 template <class T> NG_FN Totals blocked(const T* p, int64_t n) {
   D s0{}, s1{}, m0{}, m1{}, low, high;
   U key{};
   const T* end = p + n;
   for (; p + 16 * W <= end; p += 16 * W) {
-    F x, y, ax, ay, sx, sy, mx, my;
-    Reader<T>::pair(p, sx, sy, mx, my, key);
-#pragma GCC unroll 7
-    for (int k = 1; k < 8; ++k) {
-      Reader<T>::pair(p + 2 * k * W, x, y, ax, ay, key);
-      sx += x; sy += y; mx += ax; my += ay;
+    F x, y, ax, ay, sx[2], sy[2], mx[2], my[2];
+    U most[2];
+    prefetch<4 * W * sizeof(T)>(p);
+    most[0] = Reader<T>::pair(p, sx[0], sy[0], mx[0], my[0]);
+    most[1] = Reader<T>::pair(p + 2 * W, sx[1], sy[1], mx[1], my[1]);
+#pragma GCC unroll 1
+    for (int k = 2; k < 8; k += 2) {
+      prefetch<4 * W * sizeof(T)>(p + 2 * k * W);
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) {
+        most[j] = Reader<T>::larger_of(most[j], Reader<T>::pair(p + 2 * (k + j) * W, x, y, ax, ay));
+        sx[j] += x; sy[j] += y; mx[j] += ax; my[j] += ay;
+      }
     }
-    halves(sx + sy, low, high); s0 += low; s1 += high;
-    halves(mx + my, low, high); m0 += low; m1 += high;
+    key = Reader<T>::larger_of(key, Reader<T>::larger_of(most[0], most[1]));
+    halves((sx[0] + sy[0]) + (sx[1] + sy[1]), low, high); s0 += low; s1 += high;
+    halves((mx[0] + my[0]) + (mx[1] + my[1]), low, high); m0 += low; m1 += high;
   }
   for (; p + 2 * W <= end; p += 2 * W) {
     F x, y, ax, ay;
-    Reader<T>::pair(p, x, y, ax, ay, key);
+    key = Reader<T>::larger_of(key, Reader<T>::pair(p, x, y, ax, ay));
     halves(x, low, high); s0 += low; s1 += high;
     halves(y, low, high); s0 += low; s1 += high;
     halves(ax, low, high); m0 += low; m1 += high;
@@ -1146,7 +1184,7 @@ template <class T> NG_FN Totals in_double(const T* p, int64_t n) {
   const T* end = p + n;
   for (; p + 2 * W <= end; p += 2 * W) {
     F x, y, ax, ay;
-    Reader<T>::pair(p, x, y, ax, ay, key);
+    key = Reader<T>::larger_of(key, Reader<T>::pair(p, x, y, ax, ay));
     halves(x, low, high); s0 += low; s1 += high;
     halves(y, low, high); s0 += low; s1 += high;
     halves(ax, low, high); m0 += low; m1 += high;
@@ -1301,41 +1339,68 @@ NG_FN void columns(const void* p, int dtype, int64_t rows, int64_t step, int64_t
   for (int64_t c = 0; c < many; ++c) { t[c].high = sum[c]; t[c].low = low[c]; t[c].mass = mass[c]; t[c].largest = most[c]; }
 }
 
-template <class T> NG_FN float plain_chunk(const T* p, int64_t n, Totals& shadow) {
-  F r0{}, r1{};
-  D s0{}, s1{}, m0{}, m1{}, low, high;
-  U key{};
+// A float32 sum in plain lanes and from the same registers its shadow: blocks of 64 float32 numbers a lane (four chains
+// of sixteen, then two additions), eight blocks added up, then float64. The two share no addition: the plain lanes add
+// sums of two.
+struct Shadow { D sum{}, mass{}; };
+template <class T> NG_FN F plain_piece(const T* p, int64_t n, Shadow& shadow) {  // at most PIECE W elements, in fours of W
+  F r0{}, r1{}, s{}, m{};
+  const F one = (F)((U){} + 0x3f800000u);
   const T* end = p + n;
-  for (; p + 16 * W <= end; p += 16 * W) {
-    F x, y, ax, ay, sx, sy, mx, my;
-    Reader<T>::pair(p, sx, sy, mx, my, key);
-    r0 += sx; r1 += sy;
-#pragma GCC unroll 7
-    for (int k = 1; k < 8; ++k) {
-      Reader<T>::pair(p + 2 * k * W, x, y, ax, ay, key);
-      r0 += x; r1 += y;
-      sx += x; sy += y; mx += ax; my += ay;
+  while (p < end) {
+    F x, y, ax, ay, s0{}, s1{}, s2{}, s3{}, m0{}, m1{}, m2{}, m3{};
+    const T* last = std::min(p + 64 * W, end);
+#pragma GCC unroll 2
+    for (; p < last; p += 4 * W) {
+      prefetch<4 * W * sizeof(T)>(p);
+      Reader<T>::pair(p, x, y, ax, ay);
+      r0 = fused_sum(x + y, r0, one);
+      s0 = fused_sum(x, s0, one); m0 += ax;
+      s1 = fused_sum(y, s1, one); m1 += ay;
+      Reader<T>::pair(p + 2 * W, x, y, ax, ay);
+      r1 += x + y;
+      s2 = fused_sum(x, s2, one); m2 += ax;
+      s3 = fused_sum(y, s3, one); m3 += ay;
     }
-    halves(sx + sy, low, high); s0 += low; s1 += high;
-    halves(mx + my, low, high); m0 += low; m1 += high;
+    s += (s0 + s1) + (s2 + s3);
+    m += (m0 + m1) + (m2 + m3);
   }
-  Totals t;
-  t.high = across(s0 + s1); t.mass = across(m0 + m1); t.largest = Reader<T>::largest(key);
-  const F r = r0 + r1;
-  float result = 0;
-  for (int j = 0; j < W; ++j) result += r[j];
-  if (!(t.largest < 0x1p122)) { const int64_t many = (p - (end - n)); t = in_double(end - n, many); }
-  for (const T* q = p; q < end; ++q) result += (float)value(q);
-  one_by_one(p, end - p, 1, t);
-  merge(shadow, t);
-  return result;
+  D low, high;
+  halves(s, low, high); shadow.sum += low + high;
+  halves(m, low, high); shadow.mass += low + high;
+  return r0 + r1;
 }
-template <class T> NG_FN float plain_sum(const T* p, int64_t n, Totals& shadow) {
-  std::vector<float> parts;
-  for (int64_t i = 0; i < n; i += 4096) parts.push_back(plain_chunk(p + i, std::min<int64_t>(4096, n - i), shadow));
-  for (size_t many = parts.size(); many > 1; many = (many + 1) / 2)
-    for (size_t i = 0; i < many / 2 + many % 2; ++i) parts[i] = 2 * i + 1 < many ? parts[2 * i] + parts[2 * i + 1] : parts[2 * i];
-  return parts.empty() ? 0.0f : parts[0];
+template <class T> NG_FN F plain_lanes(const T* p, int64_t n, Shadow& shadow) {  // pieces, added up pairwise
+  if (n <= PIECE * W) return plain_piece(p, n, shadow);
+  const int64_t half = (n / 2 + PIECE * W - 1) / (PIECE * W) * (PIECE * W);
+  const F first = plain_lanes(p, half, shadow);
+  return first + plain_lanes(p + half, n - half, shadow);
+}
+template <class T> NG_FN float plain_sum(const T* p, int64_t n, Totals& to) {
+  Shadow shadow;
+  int64_t done = n / (4 * W) * (4 * W);
+  F lanes = plain_lanes(p, done, shadow);
+  if (done + 2 * W <= n) {
+    F x, y, ax, ay;
+    D low, high;
+    Reader<T>::pair(p + done, x, y, ax, ay);
+    done += 2 * W;
+    lanes += x + y;
+    for (const F& v : {x, y}) { halves(v, low, high); shadow.sum += low + high; }
+    for (const F& v : {ax, ay}) { halves(v, low, high); shadow.mass += low + high; }
+  }
+  float result = 0;
+  for (int j = 0; j < W; ++j) result += lanes[j];
+  for (int64_t i = done; i < n; ++i) result += (float)value(p + i);
+  Totals t;
+  t.high = across(shadow.sum); t.mass = across(shadow.mass);
+  if (!(t.mass < 0x1p126)) {  // a block of float32 sums might have overflowed
+    run_of(p, n, 1, DOUBLE, to);
+    return result;
+  }
+  one_by_one(p + done, n - done, 1, t);
+  merge(to, t);
+  return result;
 }
 NG_FN void checked(const void* p, int dtype, int64_t n, float* result, Totals* shadow) {
   *result = dtype == F32   ? plain_sum((const float*)p, n, *shadow)

@@ -89,8 +89,8 @@ def test_what_cannot_be_is_said() -> None:
         checked_softmax(x.double())
     with pytest.raises(ValueError, match="computed"):
         checked_softmax(x, computed=x[:1])
-    with pytest.raises(ValueError, match="8192"):
-        checked_norm(torch.ones(1, 8193))
+    with pytest.raises(ValueError, match="at least 1 element"):
+        checked_norm(torch.ones(3, 0))
     with pytest.raises(TypeError, match=r"targets\.long"):
         checked_cross_entropy(x, torch.ones(2, dtype=torch.int32))
     with pytest.raises(TypeError, match="one dtype"):
