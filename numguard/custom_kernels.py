@@ -6,8 +6,6 @@ import math
 import random
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, TypeVar
 
 import torch
@@ -15,14 +13,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from numguard.errors import UsageError
-from numguard.inquiry import Inquiry, active_guard, is_unwatched, log_findings
+from numguard.inquiry import Inquiry, is_unwatched, log_findings
 from numguard.interception.attribution import Origin
 from numguard.interception.observation import Observation
 from numguard.interception.sites import FIRST_VISITS, Site
-from numguard.session.demand import follow
 from numguard.session.run import Run
 from numguard.shadow.call import tensors_in
 from numguard.shadow.verdict import WIDTH, Verdict
+from numguard.venue import Venue, present_venue
 
 log = logging.getLogger("numguard")
 
@@ -33,6 +31,7 @@ _ADVICE: Final = (
     "Compare the kernel with its reference on this shape and dtype in a test of its own; if the kernel is right, the "
     "error_bound that was given to numguard.shadowed is too small."
 )
+_UNCOMPARED: Final = "Correct reference= or error_bound= of numguard.shadowed; the kernel's own result was used."
 
 
 class _Incomparable(Exception):  # noqa: N818  (a reason to report, not an error)
@@ -133,38 +132,6 @@ def _is_bound(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Venue:
-    """Where what is found goes: the run of a guard and its step, or an inquiry of the kernel's own."""
-
-    run: Run | None
-    step: int
-    inquiry: Inquiry
-
-    def clock(self) -> AbstractContextManager[object]:
-        return self.run.clock if self.run is not None else nullcontext()
-
-    def origin(self) -> Origin:
-        attribution = self.inquiry.attribution if self.run is None else self.run.inspector.attribution
-        return attribution.origin()
-
-    def observe(self, observation: Observation) -> None:
-        if self.run is not None:
-            self.run.observe(observation)
-            return
-        self.inquiry.observe(observation)
-        log_findings(self.inquiry.take_new())
-
-    def degrade(self, kernel: str, reason: str) -> None:
-        what = f"{kernel} was not compared with its reference: {reason}"
-        advice = "Correct reference= or error_bound= of numguard.shadowed; the kernel's own result was used."
-        if self.run is not None:
-            self.run.health.degrade(self.step, "reference", what, advice)
-            return
-        self.inquiry.degrade("reference", what, advice)
-        log_findings(self.inquiry.take_new())
-
-
 class _Comparison:
     """The comparisons of one kernel: which calls, with what, and what came of them."""
 
@@ -185,7 +152,7 @@ class _Comparison:
     def copies(self, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Return the arguments with copies of their tensors, or None where nothing is compared."""
         try:
-            venue = self._venue()
+            venue = present_venue(self._inquiry)
             if venue is None:
                 return None
             with venue.clock(), torch.no_grad(), _disable_current_modes():
@@ -197,25 +164,14 @@ class _Comparison:
     def compare(self, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Compare a result with the reference's, and report what lies outside the bound. Never raises."""
         try:
-            venue = self._venue()
+            venue = present_venue(self._inquiry)
             if venue is not None:
                 with venue.clock():
                     self._compare(result, args, kwargs, venue)
         except Exception as error:
             self._fail(error)
 
-    def _venue(self) -> _Venue | None:
-        """Return where findings go now, or None where a guard looks away."""
-        guard = active_guard()
-        if guard is None:
-            return _Venue(run=None, step=0, inquiry=self._inquiry)
-        present = guard.present()
-        if present is None:
-            return None
-        follow(*present)
-        return _Venue(run=present[0], step=present[1], inquiry=self._inquiry)
-
-    def _compare(self, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any], venue: _Venue) -> None:
+    def _compare(self, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any], venue: Venue) -> None:
         origin = venue.origin()
         computed = tensors_in(result)
         devices = sorted({tensor.device.index or 0 for tensor in computed if tensor.is_cuda})
@@ -239,7 +195,7 @@ class _Comparison:
             raise _Incomparable(f"error_bound gave {len(bounds)} bounds for {count} results")
         return bounds
 
-    def _judge(self, computed: Tensor, exact: Tensor, bound: Any, output: str, origin: Origin, venue: _Venue) -> None:
+    def _judge(self, computed: Tensor, exact: Tensor, bound: Any, output: str, origin: Origin, venue: Venue) -> None:
         vector = _evaluate(computed, exact, bound)
         site, order, shape = self._site(computed, origin, venue), self._num_calls, list(computed.shape)
 
@@ -262,16 +218,14 @@ class _Comparison:
                         evidence={"shape": shape, "bound": "given to numguard.shadowed"},
                     )
                 )
+                _log_new(venue)
             else:
                 site.last_clean_step = venue.step
             site.num_checked += 1
 
-        if venue.run is None:
-            deliver(vector.tolist())
-        else:
-            venue.run.mailbox.post(vector, deliver)
+        venue.post(vector, deliver)
 
-    def _site(self, computed: Tensor, origin: Origin, venue: _Venue) -> Site:
+    def _site(self, computed: Tensor, origin: Origin, venue: Venue) -> Site:
         if venue.run is not self._run():  # another run: what was clean in the last one says nothing of this one
             self._run = weakref.ref(venue.run) if venue.run is not None else lambda: None
             self._sites.clear()
@@ -289,11 +243,19 @@ class _Comparison:
         """Say once that the kernel was not compared; never raises."""
         reason = str(error) if isinstance(error, _Incomparable) else f"{type(error).__name__}: {str(error)[:200]}"
         try:
-            venue = self._venue()
+            venue = present_venue(self._inquiry)
             if venue is not None:
-                venue.degrade(self._name, reason)
+                what = f"{self._name} was not compared with its reference: {reason}"
+                venue.degrade("reference", what, _UNCOMPARED)
+                _log_new(venue)
         except Exception:
             log.exception("numguard failed to report that %s was not compared; the kernel's result stands", self._name)
+
+
+def _log_new(venue: Venue) -> None:
+    """Log what was entered outside a guard; a guard logs by itself."""
+    if venue.run is None:
+        log_findings(venue.inquiry.take_new())
 
 
 def _copied(value: Any) -> Any:

@@ -16,7 +16,7 @@ from numguard.interception.attribution import Attribution
 from numguard.interception.budget import OwnClock
 from numguard.interception.eligibility import is_tracing
 from numguard.interception.inspection import Inspector
-from numguard.interception.mailbox import Deliver, ImmediateMailbox
+from numguard.interception.mailbox import ImmediateMailbox
 from numguard.interception.mode import ArmedMode
 from numguard.interception.observation import Observation
 from numguard.interception.sampling import Sampler
@@ -28,7 +28,7 @@ from numguard.session.check_table import table_of
 from numguard.session.nesting import innermost
 from numguard.session.options import is_switched_off
 from numguard.shadow.call import OpCall, bind, overload_name, tensors_in
-from numguard.shadow.verdict import WIDTH, Verdict
+from numguard.shadow.verdict import Verdict
 
 log = logging.getLogger("numguard")
 
@@ -82,19 +82,6 @@ class Answer:
     reasons: tuple[str, ...]
 
 
-class _Copies(ImmediateMailbox):
-    """Delivers at once, and keeps the numbers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.numbers: list[list[float]] = []
-
-    def post(self, vector: torch.Tensor, deliver: Deliver) -> None:
-        numbers = vector.tolist()
-        self.numbers.append(numbers)
-        deliver(numbers)
-
-
 _asking: Final = threading.local()
 
 
@@ -110,7 +97,8 @@ class Inquiry:
     """
 
     def __init__(self) -> None:
-        self._mailbox, self._casebook = _Copies(), Casebook(this_rank(), {})
+        self._mailbox, self._casebook = ImmediateMailbox(), Casebook(this_rank(), {})
+        self._verdicts: list[Verdict] = []
         self._entered: dict[str, tuple[Finding, bool]] = {}
         self._num_calls = 0
         sampler = Sampler(0)
@@ -125,6 +113,7 @@ class Inquiry:
             admits=lambda origin, check: True,
             report=self.observe,
             fault=self._fault,
+            witness=self._verdicts.extend,
         )
         self._inspector.exhaustive_limit = _LIMIT
 
@@ -153,9 +142,9 @@ class Inquiry:
             inspector.immediate = all(
                 tensor.device.type == "cpu" for value in arguments.values() for tensor in tensors_in(value)
             )
-            self._mailbox.numbers.clear()
+            self._verdicts.clear()
             output = inspector.observe(func, args, kwargs)
-            verdicts = tuple(verdict for numbers in self._mailbox.numbers for verdict in self._verdicts(numbers))
+            verdicts = tuple(self._verdicts)
             if verdicts:
                 call = OpCall(overload=func, arguments=arguments, output=output)
                 judged.append(JudgedCall(call=call, checks=tuple(c.name for c in checks), verdicts=verdicts))
@@ -170,6 +159,7 @@ class Inquiry:
                 result = function(*args, **kwargs)
         finally:
             _asking.depth -= 1
+            inspector.end_step()
         entered, self._entered = self._entered, {}
         return Answer(
             result=result,
@@ -185,12 +175,6 @@ class Inquiry:
         self._inspector.uncovered.clear()
         self._entered = {}
         self._num_calls += 1
-
-    def _verdicts(self, numbers: Sequence[float]) -> list[Verdict]:
-        count = len(numbers) // WIDTH
-        if not self._inspector.immediate:  # those of the confirming route follow
-            count //= 2
-        return [Verdict(*numbers[place * WIDTH : (place + 1) * WIDTH]) for place in range(count)]
 
     def observe(self, observation: Observation) -> None:
         """Enter an observation."""

@@ -36,6 +36,9 @@ CONTROLS: Final = (
     "aten::nll_loss_forward",
     "aten::native_layer_norm_backward",
     "aten::_scaled_dot_product_flash_attention_for_cpu",
+    "aten::convolution",
+    "aten::convolution_backward",
+    "aten::_grouped_mm",
 )
 
 #: Operators whose own kernels call one of :data:`CONTROLS`, so that its fault makes them as wrong (torch 2.13.0).
@@ -80,7 +83,7 @@ class CleanRun:
     num_calls, num_checks
         Calls of checked operators, and checks made.
     worst_ratio
-        Largest error over permissive bound: at most 1 where there is no error.
+        Largest error of an operator over its permissive bound: at most 1 where there is no error.
     seconds
         Processor time, both trainings and checks.
     errors
@@ -171,13 +174,18 @@ def _run(plan: Plan) -> CleanRun:
         num_steps=plan.num_steps,
         num_calls=coverage.num_calls_seen,
         num_checks=coverage.num_checks,
-        worst_ratio=max((site.worst_ratio for site in coverage.sites), default=0.0),
+        worst_ratio=max((site.worst_ratio for site in coverage.sites if not _is_region(site.op)), default=0.0),
         seconds=time.process_time() - began,
         errors=tuple(f"{finding.kind}: {finding.message}" for finding in grave),
         warned=tuple(_warned(finding) for finding in clean if finding not in grave),
         uncovered=dict(coverage.uncovered),
         control=control,
     )
+
+
+def _is_region(op: str) -> bool:
+    """Regions are measured by what one-ulp changes of their inputs do: their ratios may exceed 1."""
+    return op.startswith("region ")
 
 
 def _is_real(arguments: Mapping[str, Any]) -> bool:

@@ -29,8 +29,8 @@ every caller, numguard's own shadows included. That operator, and none that does
 The rounding of one result may take its whole bound, so ratios just below 1 are as they should be. Warnings compare with
 the strict bound: that of the accumulation which is documented, or which a sibling of the operator has.
 
-Operators that have no check yet (convolutions, batch and group norm, recurrent layers, elementwise functions) are not
-judged here.
+Operators without a check are not judged here: elementwise functions outside the optimizer and the fused LSTM of the CPU
+among them.
 `lost_updates` looks at steps 100 and later, so these runs are too short for it.
 """
 

@@ -91,7 +91,7 @@ def audit(
     Raises
     ------
     UsageError
-        For a device, level or family that does not exist.
+        For a device, level or family that does not exist, or no time at all.
     InputError
         For a baseline that cannot be read.
 
@@ -106,6 +106,8 @@ def audit(
     >>> import numguard
     >>> report = numguard.audit(families=["pooling"])  # doctest: +SKIP
     """
+    if seconds is not None and not seconds > 0.0:
+        raise UsageError(f"seconds={seconds!r} leaves no time to examine anything; give a number above 0")
     chosen, running = _chosen(device, level, families, only), _running(level, families, parts, only)
     accepted = {} if baseline is None else read_accepted(baseline)
     if known:

@@ -12,7 +12,7 @@ from numguard.numerics.error_bounds.attention_bounds import AttentionModel
 
 if TYPE_CHECKING:
     from numguard_kernels.native import Attending as Attending
-    from numguard_kernels.native import JudgedRows as JudgedRows
+    from numguard_kernels.native import JudgedElements as JudgedElements
 
 Numbers = tuple[float, float, float]
 Every = tuple[int, int, int]
@@ -37,7 +37,7 @@ def attending_record(
 
     ``result`` and ``logsumexp`` are unit roundoff, smallest rounding and largest number of a format.
     """
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     models = (
         native.AttentionModel(
@@ -61,24 +61,24 @@ def attending_record(
 
 def native_attention(
     sizes: Sizes, rows: Rows, tensors: Sequence[Tensor | None], by: "Attending"
-) -> "tuple[JudgedRows, JudgedRows] | None":
+) -> "tuple[JudgedElements, JudgedElements] | None":
     """Judge queries, as :func:`numguard_kernels.native.judged_attention`; None without the twin."""
     library = _library_for(tensors)
     if library is None:
         return None
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     return native.judged_attention(library, native.AttentionShape(*sizes), native.Picked(*rows), tensors, by)
 
 
 def native_attention_gradients(
     sizes: Sizes, by_query: Rows, by_key: Rows, tensors: Sequence[Tensor | None], by: "Attending"
-) -> "tuple[JudgedRows, JudgedRows, JudgedRows] | None":
+) -> "tuple[JudgedElements, JudgedElements, JudgedElements] | None":
     """Judge gradients, as :func:`numguard_kernels.native.judged_attention_gradients`; None without the twin."""
     library = _library_for(tensors)
     if library is None:
         return None
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     shape = native.AttentionShape(*sizes)
     return native.judged_attention_gradients(
@@ -89,6 +89,6 @@ def native_attention_gradients(
 def _library_for(tensors: Sequence[Tensor | None]) -> ctypes.CDLL | None:
     """Masks of truth values are read as well as numbers."""
     plain = [x for x in tensors if x is None or x.dtype != torch.bool]
-    if any(x.device.type != "cpu" or x.layout is not torch.strided for x in tensors if x is not None):
+    if any(not x.is_cpu or x.layout is not torch.strided for x in tensors if x is not None):
         return None
     return native_library_for("dot", *plain)

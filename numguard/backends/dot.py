@@ -44,7 +44,7 @@ def inner_product(x: Tensor, y: Tensor) -> InnerProduct:
     library = native_library_for("dot", x, y)
     n = x.numel()
     if backend == "native" and library is not None:
-        from numguard_kernels import native
+        import numguard_kernels.native as native
 
         high, low, mass = native.inner_product(library, x, y)
         return InnerProduct(high + low, mass, native.dot_error_bound(n, mass, high + low))
@@ -60,21 +60,21 @@ def native_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
     library = native_library_for("dot", a, b)
     if library is None:
         return None
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     return native.product_and_mass(library, a, b)
 
 
 def bound_record(*, relative: float, floor: float, factor: float, limit: float) -> "Bound":
     """Return a bound as the twin reads it: affine in the sum of magnitudes, infinite from ``limit`` on."""
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     return native.Bound(relative, floor, factor, limit)
 
 
 def judging_record(**fields: Any) -> "Judging":
     """Return what the twin judges a product by; fields as in :class:`numguard_kernels.native.Judging`."""
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     return native.Judging(**fields)
 
@@ -86,7 +86,7 @@ def native_judged_product(
     library = native_library_for("dot", a, b, c, added)
     if library is None:
         return None
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     return native.judged_product(library, a, b, c, added, by)
 
@@ -98,7 +98,7 @@ def native_judged_checksums(
     library = native_library_for("dot", a, b, c, added)
     if library is None:
         return None
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     return native.judged_checksums(library, a, b, c, added, first_sign, by)
 
@@ -123,7 +123,7 @@ def native_judged_parts(
     library = native_library_for("dot", *tensors)
     if library is None:
         return None
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     return native.judged_parts(
         library,

@@ -7,7 +7,7 @@ from torch import Tensor
 from numguard.backends.selection import native_library_for
 
 if TYPE_CHECKING:
-    from numguard_kernels.native import JudgedRows as JudgedRows
+    from numguard_kernels.native import JudgedElements as JudgedElements
     from numguard_kernels.native import Slotting as Slotting
     from numguard_kernels.native import Summing as Summing
 
@@ -29,7 +29,7 @@ def summing_record(
 
     ``result`` is unit roundoff, smallest rounding and largest number of the format of the results.
     """
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     has_permissive = permissive_growth is not None
     wider = growth if permissive_growth is None else permissive_growth
@@ -40,28 +40,28 @@ def summing_record(
 
 def slotting_record(*, shadow: float, result: Numbers) -> "Slotting":
     """Return what the twin judges sums by slot by; fields as in :class:`numguard_kernels.native.Slotting`."""
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     return native.Slotting(shadow, native.Format(*result))
 
 
-def native_judged_row_sums(x: Tensor, num_kept: int, results: Tensor, by: "Summing") -> "JudgedRows | None":
+def native_judged_row_sums(x: Tensor, num_kept: int, results: Tensor, by: "Summing") -> "JudgedElements | None":
     """Judge sums or means, as :func:`numguard_kernels.native.judged_row_sums`; None without the twin."""
     library = native_library_for("statistics", x, results)
     if library is None:
         return None
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     return native.judged_row_sums(library, x, num_kept, results, by)
 
 
 def native_judged_slot_sums(
     num_slots: int, index: Tensor, source: Tensor, base: Tensor | None, result: Tensor, by: "Slotting"
-) -> "JudgedRows | None":
+) -> "JudgedElements | None":
     """Judge sums by slot, as :func:`numguard_kernels.native.judged_slot_sums`; None without the twin."""
     library = native_library_for("statistics", source, base, result)
-    if library is None or index.device.type != "cpu":
+    if library is None or not index.is_cpu:
         return None
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     return native.judged_slot_sums(library, num_slots, index, source, base, result, by)

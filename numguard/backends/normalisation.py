@@ -8,11 +8,11 @@ from torch import Tensor
 from numguard.backends.selection import native_library_for
 
 if TYPE_CHECKING:
-    from numguard_kernels.native import JudgedRows as JudgedRows
+    from numguard_kernels.native import JudgedElements as JudgedElements
     from numguard_kernels.native import Normalising as Normalising
     from numguard_kernels.native import Weighing as Weighing
 
-    JudgedNorm = tuple[JudgedRows, JudgedRows, JudgedRows]  # of results, means and rstd
+    JudgedNorm = tuple[JudgedElements, JudgedElements, JudgedElements]  # of results, means and rstd
 
 Numbers = tuple[float, float, float]
 NormRows = tuple[Tensor, Tensor, Tensor, Tensor]  # x, y, mean, rstd
@@ -36,7 +36,7 @@ def normalising_record(
 
     ``result`` and ``statistics`` are unit roundoff, smallest rounding and largest number of a format.
     """
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     return native.Normalising(
         eps,
@@ -58,17 +58,17 @@ def native_layer_norm(
     library = _library_for(rows, weight, bias)
     if library is None:
         return None
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     return native.judged_layer_norm(library, rows, weight, bias, by)
 
 
-def native_layer_norm_gradient(rows: GradientRows, weight: Tensor | None, by: "Normalising") -> "JudgedRows | None":
+def native_layer_norm_gradient(rows: GradientRows, weight: Tensor | None, by: "Normalising") -> "JudgedElements | None":
     """Judge gradients, as :func:`numguard_kernels.native.judged_layer_norm_gradient`; None without the twin."""
     library = _library_for(rows, weight)
     if library is None:
         return None
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     return native.judged_layer_norm_gradient(library, rows, weight, by)
 
@@ -85,7 +85,7 @@ def weighing_record(
 
     ``strict`` and ``permissive`` are unit roundoff, smallest rounding and limit of the buffer that rows are added to.
     """
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     return native.Weighing(
         smallest_normal,
@@ -99,12 +99,12 @@ def weighing_record(
 
 def native_parameter_gradients(
     columns: Columns, results: tuple[Tensor | None, Tensor | None], by: "Weighing"
-) -> "tuple[JudgedRows, JudgedRows] | None":
+) -> "tuple[JudgedElements, JudgedElements] | None":
     """Judge columns, as :func:`numguard_kernels.native.judged_parameter_gradients`; None without the twin."""
     library = native_library_for("statistics", *columns, *results)
     if library is None:
         return None
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     return native.judged_parameter_gradients(library, columns, results, by)
 

@@ -9,7 +9,7 @@ from numguard.backends.selection import native_library_for
 from numguard.numerics.error_bounds.optimizer_bounds import Rounding
 
 if TYPE_CHECKING:
-    from numguard_kernels.native import JudgedRows as JudgedRows
+    from numguard_kernels.native import JudgedElements as JudgedElements
     from numguard_kernels.native import Pointwise as Pointwise
 
 
@@ -34,7 +34,7 @@ def pointwise_record(
     result
         Unit roundoff, smallest rounding and largest number of the format of the results.
     """
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     if rule not in native.RULES:
         return None
@@ -55,11 +55,11 @@ def pointwise_record(
     )
 
 
-def native_pointwise(computed: Tensor, terms: Sequence[Tensor], by: "Pointwise") -> "JudgedRows | None":
+def native_pointwise(computed: Tensor, terms: Sequence[Tensor], by: "Pointwise") -> "JudgedElements | None":
     """Judge an operator, as :func:`numguard_kernels.native.judged_pointwise`; None without the twin."""
     library = native_library_for("verdict", computed, *terms)
     if library is None or not computed.numel():
         return None
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     return native.judged_pointwise(library, computed, terms, by)

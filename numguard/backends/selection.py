@@ -61,7 +61,8 @@ def parsed(text: str) -> Mapping[Capability, Backend]:
 
 def forced(capability: Capability) -> Backend | None:
     """Return what the environment asks for, or None where the choice is free."""
-    return parsed(os.environ.get(VARIABLE, "")).get(capability)
+    wanted = _Engaged.wanted
+    return (parsed(os.environ.get(VARIABLE, "")) if wanted is None else wanted).get(capability)
 
 
 def _twin() -> "Readiness":
@@ -75,6 +76,7 @@ class _Engaged:
 
     library: ctypes.CDLL | None = None
     said: bool = False
+    wanted: Mapping[Capability, Backend] | None = None  # while a step is armed, what the variable said at its beginning
 
 
 def prepare() -> None:
@@ -91,11 +93,22 @@ def prepare() -> None:
             raise UsageError(f"{VARIABLE} asks for the native backend, which is missing: {_twin().reason}")
     elif asked != {"torch"} or len(parsed(os.environ.get(VARIABLE, ""))) < len(CAPABILITIES):
         _twin().begin()
-    engage()
+    _look_at_twin()
 
 
 def engage() -> None:
-    """Take note of a twin that has become ready, or say once that there is none. Costs two attributes."""
+    """Take note of the variable, and of a twin that has become ready, for as long as a step is armed."""
+    _look_at_twin()
+    _Engaged.wanted = parsed(os.environ.get(VARIABLE, ""))
+
+
+def disengage() -> None:
+    """Forget what was noted of the variable: the armed step has ended."""
+    _Engaged.wanted = None
+
+
+def _look_at_twin() -> None:
+    """Take note of a twin that has become ready, or say once that there is none."""
     twin = _twin()
     _Engaged.library = twin.library()
     if twin.state == "missing" and not _Engaged.said:
@@ -136,12 +149,8 @@ def _readable() -> Mapping[torch.dtype, int]:
 
 def is_plain(tensor: Tensor) -> bool:
     """Return whether the twin can read a tensor where it lies: strided, on the CPU, of a known dtype, not lazy."""
-    return (
-        tensor.device.type == "cpu"
-        and tensor.dtype in _readable()
-        and tensor.layout is torch.strided
-        and not tensor.is_neg()
-        and not tensor.is_conj()
+    return (  # of these dtypes none is complex, so none is conjugated
+        tensor.is_cpu and tensor.dtype in _readable() and tensor.layout is torch.strided and not tensor.is_neg()
     )
 
 

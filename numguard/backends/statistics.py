@@ -92,7 +92,7 @@ def tensor_statistics(
 
 
 def _by_twin(library: Any, x: Tensor, view: Tensor, num_kept: int, needs: Sequence[str], precise: bool) -> Statistics:
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     mode = native.Mode.TWO_FLOAT if precise else native.Mode.BLOCKED
     threads = torch.get_num_threads()
@@ -165,7 +165,7 @@ def native_row_sums(x: Tensor, num_kept: int) -> tuple[Tensor, Tensor] | None:
     library = native_library_for("statistics", x)
     if library is None:
         return None
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     rows = native.row_totals_of(library, x, num_kept, native.Mode.DOUBLE)
     return rows.high + rows.low, rows.mass

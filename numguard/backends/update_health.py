@@ -76,7 +76,7 @@ def observed_updates(
         return UpdateHealth(*kernel_module("updates").update_health(lists[0], lists[1], lists[2:]))
     library = native_library("update_health") if backend == "native" else None
     if library is not None and device.type == "cpu":
-        from numguard_kernels import native
+        import numguard_kernels.native as native
 
         steps: list[Any] = [native.step_health(library, p, u) for p, u in zip(lists[0], lists[1], strict=True)]
         values = [[native.values_health(library, x) for x in row] for row in lists]

@@ -19,7 +19,7 @@ def native_verdict(
     largest: float,
     rounds_output: bool,
     propagates_nonfinite: bool,
-) -> Tensor | None:
+) -> list[float] | None:
     """Return the numbers of a verdict, or None where the twin is not there or cannot read the results.
 
     Parameters
@@ -36,10 +36,10 @@ def native_verdict(
     library = native_library_for("verdict", computed)
     if library is None:
         return None
-    from numguard_kernels import native
+    import numguard_kernels.native as native
 
     shape = computed.shape
-    return native.judged_elements(
+    return native.judged_comparison(
         library,
         computed.contiguous(),
         _laid_out(exact, shape),

@@ -8,8 +8,8 @@ from typing import Any, Final, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from numguard.checks.attention_examples import BACKWARD_FIRES, BACKWARD_SILENT, FIRES, SILENT
-from numguard.checks.check import Check, Probe
+from numguard.checks.attention_examples import EXAMPLES
+from numguard.checks.check import Check, Probe, checks_of
 from numguard.checks.judged_attention import AttentionCall, judged_gradients, judged_rows
 from numguard.checks.matmul_precision import precision_now
 from numguard.numerics.error_bounds import attention_bounds as bounds
@@ -20,7 +20,7 @@ from numguard.numerics.formats import accumulator_dtype
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
 from numguard.shadow.arithmetic import Arithmetic
 from numguard.shadow.call import OpCall
-from numguard.shadow.comparison import Comparison, NotCovered
+from numguard.shadow.comparison import Compared, Comparison, NotCovered
 
 ALL: Final = slice(None)
 Model = Literal["proved", "calibrated", "assumed"]
@@ -204,7 +204,7 @@ def _window(heads: Heads, probe: Probe, *, keys: bool = False) -> Window:
     return Window(some, chosen, ALL, rows) if keys else Window(some, chosen, rows, ALL)
 
 
-def _forward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
+def _forward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compared]:
     heads = _heads(call)
     output, lse = call.output[0].detach(), call.output[1].detach()
     if output.numel() == 0 or heads.num_keys == 0:
@@ -343,7 +343,7 @@ def _merged(tensor: Tensor) -> Tensor:
     return tensor.flatten(2, 3)
 
 
-def _backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
+def _backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compared]:
     heads = _heads(call)
     grad_query, grad_key, grad_value = (x.detach() for x in call.output)
     if not grad_query.numel() or not grad_key.numel():
@@ -406,29 +406,28 @@ _ADVICE: Final = (
 )
 
 CHECKS: tuple[Check, ...] = (
-    Check(
-        name="attention",
-        family="attention",
-        ops=(
-            "aten::_scaled_dot_product_flash_attention_for_cpu",
-            "aten::_scaled_dot_product_flash_attention",
-            "aten::_scaled_dot_product_efficient_attention",
-            "aten::_scaled_dot_product_cudnn_attention",
-        ),
-        judge=_forward,
+    *checks_of(
+        "attention",
+        {
+            "attention": (
+                _forward,
+                (
+                    "_scaled_dot_product_flash_attention_for_cpu",
+                    "_scaled_dot_product_flash_attention",
+                    "_scaled_dot_product_efficient_attention",
+                    "_scaled_dot_product_cudnn_attention",
+                ),
+            ),
+        },
+        EXAMPLES,
         cost=_cost,
-        silent=SILENT,
-        fires=FIRES,
         advice=_ADVICE,
     ),
-    Check(
-        name="attention_backward",
-        family="attention",
-        ops=("aten::_scaled_dot_product_flash_attention_for_cpu_backward",),
-        judge=_backward,
+    *checks_of(
+        "attention",
+        {"attention_backward": (_backward, ("_scaled_dot_product_flash_attention_for_cpu_backward",))},
+        EXAMPLES,
         cost=_backward_cost,
-        silent=BACKWARD_SILENT,
-        fires=BACKWARD_FIRES,
         advice=_ADVICE,
     ),
 )

@@ -6,7 +6,7 @@ from typing import Any, Final
 import torch
 from torch import Generator, Tensor
 
-from numguard.checks.check import Example
+from numguard.checks.check import Example, Examples
 
 Arguments = tuple[torch._ops.OpOverload, tuple[Any, ...], dict[str, Any]]
 aten = torch.ops.aten
@@ -113,42 +113,45 @@ def _dropped_queries(output: Any, args: tuple[Any, ...]) -> Any:
     return output[0], shorter[1], shorter[2]
 
 
-SILENT: Final = (
-    Example(name="plain", call=_forward()),
-    Example(name="causal", call=_forward(causal=True)),
-    Example(name="more keys than queries", call=_forward(queries=7, keys=50)),
-    Example(name="two blocks of keys", call=_forward(queries=5, keys=700)),
-    Example(name="shared key heads", call=_forward(heads=6)),
-    Example(name="large scores", call=_forward(spread=50.0)),
-    Example(name="mask of minus infinity", call=_forward(mask=_hidden)),
-    Example(name="mask of the lowest number", call=_forward(mask=_lowest)),
-    Example(name="row without keys", call=_forward(mask=_without_keys)),
-)
+def _of_every_kind(call: Callable[..., Any]) -> tuple[Example, ...]:
+    """Return examples of the shapes, scores and masks that forward and backward have in common."""
+    return (
+        Example(name="plain", call=call()),
+        Example(name="causal", call=call(causal=True)),
+        Example(name="more keys than queries", call=call(queries=7, keys=50)),
+        Example(name="shared key heads", call=call(heads=6)),
+        Example(name="large scores", call=call(spread=50.0)),
+        Example(name="mask of minus infinity", call=call(mask=_hidden)),
+        Example(name="mask of the lowest number", call=call(mask=_lowest)),
+        Example(name="row without keys", call=call(mask=_without_keys)),
+    )
 
-FIRES: Final = (
-    Example(name="stale row", call=_forward(), corrupt=_changed(0, _stale_row)),
-    Example(name="nan", call=_forward(), corrupt=_changed(0, _poison)),
-    Example(name="doubled row", call=_forward(), corrupt=_changed(0, _double)),
-    Example(name="wrong logsumexp", call=_forward(), corrupt=_changed(1, _shift)),
-    Example(name="causality lost", call=_forward(causal=True), corrupt=_without_causality),
-    Example(name="dropped keys", call=_forward(), corrupt=_dropped_keys),
-)
 
-BACKWARD_SILENT: Final = (
-    Example(name="plain", call=_backward()),
-    Example(name="causal", call=_backward(causal=True)),
-    Example(name="more keys than queries", call=_backward(queries=7, keys=50)),
-    Example(name="many queries", call=_backward(queries=200, keys=20)),
-    Example(name="shared key heads", call=_backward(heads=6)),
-    Example(name="large scores", call=_backward(spread=50.0)),
-    Example(name="mask of minus infinity", call=_backward(mask=_hidden)),
-    Example(name="mask of the lowest number", call=_backward(mask=_lowest)),
-    Example(name="row without keys", call=_backward(mask=_without_keys)),
-)
-
-BACKWARD_FIRES: Final = (
-    Example(name="stale query row", call=_backward(), corrupt=_changed(0, _stale_row)),
-    Example(name="nan in a key", call=_backward(), corrupt=_changed(1, _poison)),
-    Example(name="doubled value row", call=_backward(), corrupt=_changed(2, _double)),
-    Example(name="dropped block of queries", call=_backward(), corrupt=_dropped_queries),
-)
+EXAMPLES: Final = {
+    "attention": Examples(
+        silent=(
+            *_of_every_kind(_forward),
+            Example(name="two blocks of keys", call=_forward(queries=5, keys=700)),
+        ),
+        fires=(
+            Example(name="stale row", call=_forward(), corrupt=_changed(0, _stale_row)),
+            Example(name="nan", call=_forward(), corrupt=_changed(0, _poison)),
+            Example(name="doubled row", call=_forward(), corrupt=_changed(0, _double)),
+            Example(name="wrong logsumexp", call=_forward(), corrupt=_changed(1, _shift)),
+            Example(name="causality lost", call=_forward(causal=True), corrupt=_without_causality),
+            Example(name="dropped keys", call=_forward(), corrupt=_dropped_keys),
+        ),
+    ),
+    "attention_backward": Examples(
+        silent=(
+            *_of_every_kind(_backward),
+            Example(name="many queries", call=_backward(queries=200, keys=20)),
+        ),
+        fires=(
+            Example(name="stale query row", call=_backward(), corrupt=_changed(0, _stale_row)),
+            Example(name="nan in a key", call=_backward(), corrupt=_changed(1, _poison)),
+            Example(name="doubled value row", call=_backward(), corrupt=_changed(2, _double)),
+            Example(name="dropped block of queries", call=_backward(), corrupt=_dropped_queries),
+        ),
+    ),
+}

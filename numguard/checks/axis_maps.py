@@ -197,7 +197,7 @@ def filtered(axis: Axis, device: torch.device, *, cubic_filter: bool) -> AxisMap
     first = (center - support + 0.5).trunc().clamp(min=0.0).unsqueeze(1)
     stop = (center + support + 0.5).trunc().clamp(max=float(axis.size)).unsqueeze(1)
     argument = (every - center.unsqueeze(1) + 0.5).abs() / width
-    raw = _keys(argument) if cubic_filter else (1.0 - argument).clamp(min=0.0)
+    raw = _cubic_filter(argument) if cubic_filter else (1.0 - argument).clamp(min=0.0)
     raw = torch.where((every >= first) & (every < stop), raw, 0.0)
     total = raw[:, 0]
     for column in raw.unbind(1)[1:]:
@@ -212,7 +212,8 @@ def filtered(axis: Axis, device: torch.device, *, cubic_filter: bool) -> AxisMap
     return AxisMap(weights, slack, _touches(weights.abs() > 2.0**-10, reached))
 
 
-def _keys(x: Tensor) -> Tensor:
+def _cubic_filter(x: Tensor) -> Tensor:
+    """Return the cubic convolution with a = -1/2 (Keys, IEEE Trans. ASSP 29, 1981) at distances ``x``."""
     near = (1.5 * x - 2.5) * x * x + 1.0
     far = -0.5 * (((x - 5.0) * x + 8.0) * x - 4.0)
     return torch.where(x < 1.0, near, torch.where(x < 2.0, far, 0.0))

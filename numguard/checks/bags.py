@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from numguard.checks.bag_examples import EXAMPLES
-from numguard.checks.check import Check, Probe
-from numguard.checks.reduced_rows import model_of, require_numbers
+from numguard.checks.check import Check, Probe, checks_of
+from numguard.checks.exact_results import exact_numbers
+from numguard.checks.reduced_rows import require_numbers
 from numguard.checks.row_samples import sampled_rows
 from numguard.checks.slot_reductions import Slots, largest_by_slot, total_by_slot, totals_by_slot
+from numguard.checks.two_bounds import bounded_twice
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
 from numguard.numerics.error_bounds.summation_bounds import dot_bound
-from numguard.numerics.formats import accumulator_dtype
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
 from numguard.shadow.call import OpCall
 from numguard.shadow.comparison import Comparison, NotCovered
@@ -83,7 +84,7 @@ def _forward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
     rows = weight[:, columns][bags.row].to(torch.float64)
     factor = _factor(call, bags)
     source = rows if factor is None else rows * factor
-    slots = _slots(source, torch.where(bags.counts, bags.bag, num_bags), result[:, columns])
+    slots = _slots(source, torch.where(bags.counts, bags.bag, num_bags).unsqueeze(1), result[:, columns])
     hits = total_by_slot(slots, torch.ones_like(slots.source), probe)
     if mode == MAX:
         return (largest_by_slot(slots, hits, 1.0, probe),)
@@ -93,15 +94,15 @@ def _forward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
 
 def _sizes(given: Tensor, hits: Tensor) -> Comparison:
     """Compare the numbers of rows that the gradient of means will divide by."""
-    return Comparison(output="bag_size", computed=given.to(torch.float64), exact=hits, strict=0.0, rounds_output=False)
+    return exact_numbers("bag_size", given, hits)
 
 
 def _slots(source: Tensor, place: Tensor, result: Tensor) -> Slots:
-    """Return rows ``[n, C]`` that go to rows ``[S, C]``, element by element; a place of S is nowhere."""
+    """Return elements ``[n, C]`` that go to rows ``place`` of ``[S, C]``, ``[n, 1]`` or ``[n, C]``; S is nowhere."""
     columns = torch.arange(source.shape[1], device=source.device)
-    places = (place.unsqueeze(1) * source.shape[1] + columns).reshape(-1)
+    places = (place * source.shape[1] + columns).clamp(max=result.numel()).reshape(-1)
     base = torch.zeros(result.numel(), dtype=torch.float64, device=source.device)
-    return Slots(places.clamp(max=result.numel()), source.reshape(-1), base, result.reshape(-1), keeps_base=False)
+    return Slots(places, source.reshape(-1), base, result.reshape(-1), keeps_base=False)
 
 
 # backward -------------------------------------------------------------------------------------------------------
@@ -116,27 +117,18 @@ def _backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]
     columns = _columns(grad.shape[1], bags.row.numel() + result.shape[0], probe)
     back, slots_of = grad[:, columns].to(torch.float64), result[:, columns]
     if mode == MAX:
-        empty = (call["bag_size"] == 0).unsqueeze(1)  # they have no largest row
-        slots = _at_maxima(torch.where(empty, -1, call["maximum_indices"][:, columns]), back, slots_of)
+        # Each goes to the row that was the largest, or to none: empty bags have none.
+        largest, empty = call["maximum_indices"][:, columns], (call["bag_size"] == 0).unsqueeze(1)
+        slots = _slots(back, torch.where(empty | (largest < 0), result.shape[0], largest), slots_of)
     else:
         source = back[bags.bag]
         factor = _factor(call, bags)
         source = source if factor is None else source * factor
         if mode == MEAN:
             source = source / call["bag_size"].to(torch.float64).clamp(min=1.0)[bags.bag].unsqueeze(1)
-        slots = _slots(source, torch.where(bags.counts, bags.row, result.shape[0]), slots_of)
+        slots = _slots(source, torch.where(bags.counts, bags.row, result.shape[0]).unsqueeze(1), slots_of)
     hits = total_by_slot(slots, torch.ones_like(slots.source), probe)
     return (totals_by_slot(slots, hits, probe, divides=call["scale_grad_by_freq"] and mode != MAX),)
-
-
-def _at_maxima(places: Tensor, back: Tensor, result: Tensor) -> Slots:
-    """Return the gradient of maxima ``[bags, C]``: each goes to the row that was the largest, or to none."""
-    width = back.shape[1]
-    columns = torch.arange(width, device=back.device)
-    places = torch.where(places < 0, result.shape[0], places) * width + columns
-    base = torch.zeros(result.numel(), dtype=torch.float64, device=back.device)
-    places = places.clamp(max=result.numel()).reshape(-1)
-    return Slots(places, back.reshape(-1), base, result.reshape(-1), keeps_base=False)
 
 
 def _sample_weights(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
@@ -158,19 +150,8 @@ def _sample_weights(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compa
         )
         return torch.where(mass < 0.5 * limits.max, torch.as_tensor(error), torch.inf)
 
-    wide = accumulator_dtype(result.dtype)
-    return (
-        Comparison(
-            output="result",
-            computed=result[picked],
-            exact=exact,
-            strict=bound(wide),
-            permissive=None if wide == result.dtype else bound(result.dtype),
-            shadow_error=SHADOW_ROUNDOFF * (probe.arithmetic.height(width) + 4.0) * mass,
-            model=model_of(result),
-            propagates_nonfinite=result.dtype != torch.float64,
-        ),
-    )
+    own = SHADOW_ROUNDOFF * (probe.arithmetic.height(width) + 4.0) * mass
+    return (bounded_twice("result", result[picked], exact, bound, own),)
 
 
 def _cost(call: OpCall) -> float:
@@ -182,22 +163,15 @@ _ADVICE: Final = (
     "Repeat the call in float32: if only the 16-bit result is off, keep these embeddings or their gradient in "
     "float32; if float32 is wrong as well, drain the device."
 )
-_VARIANTS: Final = (
-    ("embedding_bag", _forward, ("_embedding_bag", "_embedding_bag_forward_only")),
-    ("embedding_bag_backward", _backward, ("_embedding_bag_backward", "_embedding_bag_dense_backward")),
-    ("sample_weight_backward", _sample_weights, ("_embedding_bag_per_sample_weights_backward",)),
-)
 
-CHECKS: tuple[Check, ...] = tuple(
-    Check(
-        name=name,
-        family="scatters",
-        ops=tuple(f"aten::{op}" for op in ops),
-        judge=judge,
-        cost=_cost,
-        advice=_ADVICE,
-        silent=EXAMPLES[name].silent,
-        fires=EXAMPLES[name].fires,
-    )
-    for name, judge, ops in _VARIANTS
+CHECKS: tuple[Check, ...] = checks_of(
+    "scatters",
+    {
+        "embedding_bag": (_forward, ("_embedding_bag", "_embedding_bag_forward_only")),
+        "embedding_bag_backward": (_backward, ("_embedding_bag_backward", "_embedding_bag_dense_backward")),
+        "sample_weight_backward": (_sample_weights, ("_embedding_bag_per_sample_weights_backward",)),
+    },
+    EXAMPLES,
+    cost=_cost,
+    advice=_ADVICE,
 )

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
+from numguard.checks import same_formula
 from numguard.checks.batch_norm_examples import BACKWARD, FORWARD
 from numguard.checks.channels import Groups, by_channel, gradient_sums, groups_of
 from numguard.checks.check import Check, Probe, cost_per_element
@@ -30,7 +31,6 @@ from numguard.numerics.error_bounds.exponential_bounds import accumulator_of, bo
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
 from numguard.numerics.error_bounds.moment_bounds import mean_bound, reciprocal_root_bound, variance_bound
 from numguard.numerics.error_bounds.normalisation_bounds import any_order_height
-from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
 from numguard.shadow.call import OpCall
 from numguard.shadow.comparison import Comparison, NotCovered
 
@@ -57,21 +57,11 @@ def compare(
     accumulator: torch.dtype,
     *,
     permissive: Tensor | None = None,
-    taller: float = 1.0,
-    propagates_nonfinite: bool = True,
+    **options: Any,
 ) -> Comparison:
-    """Compare with a shadow whose own error obeys the strict bound with the unit roundoff of float64."""
+    """Compare as :func:`same_formula.compare` does; where the strict bound says nothing, the shadow obeys the other."""
     own = strict if permissive is None else torch.where(torch.isfinite(strict), strict, permissive)
-    return Comparison(
-        output=output,
-        computed=computed,
-        exact=exact,
-        strict=strict,
-        permissive=permissive,
-        shadow_error=own * (taller * SHADOW_ROUNDOFF / UNIT_ROUNDOFF[accumulator]),
-        model="calibrated" if computed.device.type == "cpu" else "assumed",
-        propagates_nonfinite=propagates_nonfinite,
-    )
+    return same_formula.compare(output, computed, exact, strict, accumulator, permissive=permissive, own=own, **options)
 
 
 def statistics_of(row: RowMoments, eps: float, height: int, accumulator: torch.dtype) -> Statistics:

@@ -1,14 +1,14 @@
 """What a check is: one operator family's answer to "is THIS call right?"."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 
 from numguard.shadow.arithmetic import Arithmetic
 from numguard.shadow.call import OpCall
-from numguard.shadow.comparison import Comparison, NotCovered
+from numguard.shadow.comparison import Compared, NotCovered
 
 LARGEST_ROW: Final = float(1 << 21)  # operations on a row that is held in memory: at most 60 MiB of float64
 
@@ -36,13 +36,18 @@ class Probe:
     offset: float = 0.0
     most: float = float("inf")
 
+    @property
+    def held(self) -> float:
+        """Operations on rows that lie in memory as a whole at once, several times in float64."""
+        return max(LARGEST_ROW, self.limit / 16)
+
     def afford(self, cost: float, *, in_pieces: bool = False) -> None:
         """Say whether the smallest sample of a call can be paid for.
 
         Parameters
         ----------
         cost
-            Operations.
+            Operations of that sample, not of the one that the limit buys.
         in_pieces
             Whether it is read piece by piece; else its rows lie in memory as a whole, several times in float64.
 
@@ -51,8 +56,7 @@ class Probe:
         NotCovered
             If it costs more than ``most``, or fills more memory than a check may take.
         """
-        held = float("inf") if in_pieces else max(LARGEST_ROW, self.limit / 16)
-        if cost > min(self.most, held):
+        if cost > min(self.most, float("inf") if in_pieces else self.held):
             raise NotCovered("one row of it costs more than a check may")
 
     def rows(self, count: int, cost: float) -> slice:
@@ -90,6 +94,13 @@ class Example:
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
+class Examples(NamedTuple):
+    """The examples of one check: calls that it must be silent about, and faults on which it must fire."""
+
+    silent: tuple[Example, ...]
+    fires: tuple[Example, ...]
+
+
 def cost_per_element(argument: str, operations: float) -> Callable[[OpCall], float]:
     """Return the ``cost`` of a check that spends so many operations on each element of one argument."""
 
@@ -108,7 +119,8 @@ class Check:
     name
         What users type in ``checks=`` and ``skip=``: ``"sum"``, ``"softmax_backward"``.
     family
-        Family of design section 4; the shadow's route may not run operators of it.
+        Of operators, ``"sums"``: a route of :mod:`numguard.shadow.routes` that runs operators of the family may not
+        judge them.
     ops
         Overload names with namespace, ``"aten::sum.dim_IntList"``.
     judge
@@ -137,7 +149,7 @@ class Check:
     name: str
     family: str
     ops: tuple[str, ...]
-    judge: Callable[[OpCall, Any, Probe], Sequence[Comparison]]
+    judge: Callable[[OpCall, Any, Probe], Sequence[Compared]]
     capture: Callable[[OpCall, Probe], Any] | None = None
     cost: Callable[[OpCall], float]
     phases: frozenset[str] | None = None
@@ -146,3 +158,44 @@ class Check:
     silent: tuple[Example, ...] = field(default=())
     fires: tuple[Example, ...] = field(default=())
     advice: str = ""
+
+
+Judge = Callable[[OpCall, Any, Probe], Sequence[Compared]]
+
+
+def checks_of(
+    family: str,
+    variants: Mapping[str, tuple[Judge, Sequence[str]]],
+    examples: Mapping[str, Examples],
+    *,
+    cost: Callable[[OpCall], float],
+    advice: str,
+    **options: Any,
+) -> tuple[Check, ...]:
+    """Return the checks of a family that differ in their operators and in who judges them.
+
+    Parameters
+    ----------
+    family, cost, advice
+        Of every check.
+    variants
+        For each name the judge, and the overloads without their namespace, ``"sum.dim_IntList"``.
+    examples
+        By name.
+    **options
+        Further parameters of :class:`Check`, the same for all.
+    """
+    return tuple(
+        Check(
+            name=name,
+            family=family,
+            ops=tuple(f"aten::{op}" for op in ops),
+            judge=judge,
+            cost=cost,
+            advice=advice,
+            silent=examples[name].silent,
+            fires=examples[name].fires,
+            **options,
+        )
+        for name, (judge, ops) in variants.items()
+    )

@@ -4,23 +4,21 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from numguard.checks.check import Check, Example, Probe
-from numguard.checks.planted_faults import flipped_bit, planted_nan
-from numguard.checks.reduced_rows import model_of, require_numbers
+from numguard.checks.check import Check, Probe, checks_of
+from numguard.checks.coalescing_examples import EXAMPLES
+from numguard.checks.exact_results import exact_numbers, exact_sums
+from numguard.checks.reduced_rows import require_numbers
 from numguard.checks.sign_rules import of_one_sign
+from numguard.checks.two_bounds import bounded_twice
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
 from numguard.numerics.error_bounds.scatter_bounds import slot_bound
-from numguard.numerics.formats import accumulator_dtype
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
 from numguard.shadow.call import OpCall
 from numguard.shadow.comparison import Comparison, NotCovered
 
 COST: Final = 16.0
-EXACT_INTEGERS: Final = 2.0**53
-
-aten = torch.ops.aten
 
 
 def _keys(tensor: Tensor) -> Tensor:
@@ -53,103 +51,35 @@ def _judge(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
     ascending = kept[1:] > kept[:-1]
     return (
         *_sums(result.reshape(len(kept), -1), exact, mass, hits, probe),
-        _same("indices", kept.take(place), given),
-        _same("order", ascending, torch.ones_like(ascending)),
-        _same("presence", (hits > 0).reshape(-1), torch.ones_like(hits).reshape(-1)),
+        exact_numbers("indices", kept.take(place), given),
+        exact_numbers("order", ascending, torch.ones_like(ascending)),
+        exact_numbers("presence", (hits > 0).reshape(-1), torch.ones_like(hits).reshape(-1)),
     )
-
-
-def _same(output: str, computed: Tensor, exact: Tensor) -> Comparison:
-    wide = (computed.to(torch.float64), exact.to(torch.float64))
-    return Comparison(output=output, computed=wide[0], exact=wide[1], strict=0.0, rounds_output=False)
 
 
 def _sums(result: Tensor, exact: Tensor, mass: Tensor, hits: Tensor, probe: Probe) -> list[Comparison]:
     if not result.dtype.is_floating_point:
-        largest = min(EXACT_INTEGERS, float(torch.iinfo(result.dtype).max))
-        exact = torch.where(mass <= largest, exact, torch.nan)
-        return [_same("values", result, exact)]
+        return [exact_sums("values", result, exact, mass)]
 
     def bound(dtype: torch.dtype) -> Tensor:
         limits = torch.finfo(dtype)
         return slot_bound(mass, hits, UNIT_ROUNDOFF[dtype], limits.smallest_normal, limits.max, scaled=False)
 
-    wide = accumulator_dtype(result.dtype)
-    compared = Comparison(
-        output="values",
-        computed=result,
-        exact=exact,
-        strict=bound(wide),
-        permissive=None if wide == result.dtype else bound(result.dtype),
-        shadow_error=SHADOW_ROUNDOFF * (hits + 4.0) * mass,
-        model=model_of(result),
-        propagates_nonfinite=result.dtype != torch.float64,
-    )
-    return [compared] if wide == result.dtype else [compared, of_one_sign("values", result, exact, mass, hits)]
+    compared = bounded_twice("values", result, exact, bound, SHADOW_ROUNDOFF * (hits + 4.0) * mass)
+    if compared.permissive is None:
+        return [compared]
+    return [compared, of_one_sign("values", result, exact, mass, hits)]
 
 
 def _cost(call: OpCall) -> float:
     return COST * float(call["self"]._values().numel()) if call["self"].layout == torch.sparse_coo else 0.0
 
 
-# examples -------------------------------------------------------------------------------------------------------
-
-
-def _sparse(*dense: int, integers: bool = False) -> Any:
-    def call(dtype: torch.dtype, generator: Generator) -> Any:
-        indices = torch.stack([torch.randint(0, size, (60,), generator=generator) for size in (3, 5)])
-        values = torch.randn((60, *dense), generator=generator, dtype=torch.float64)
-        values = (values * 9.0).round() if integers else values
-        made = torch.sparse_coo_tensor(indices, values.to(dtype), (3, 5, *dense), check_invariants=True)
-        return aten._coalesce.default, (made,), {}
-
-    return call
-
-
-def _with_values(corrupt: Any) -> Any:
-    """Return a corruption of the values of a sparse tensor."""
-
-    def changed(output: Tensor, args: tuple[Any, ...]) -> Tensor:
-        values = corrupt(output._values(), args)
-        return _rebuilt(output._indices(), values, output)
-
-    return changed
-
-
-def _rebuilt(indices: Tensor, values: Tensor, like: Tensor) -> Tensor:
-    return torch.sparse_coo_tensor(indices, values, like.shape, check_invariants=False, is_coalesced=True)
-
-
-def _wrong_index(output: Tensor, args: tuple[Any, ...]) -> Tensor:
-    """Return the last entry at the place of the one before it."""
-    indices = output._indices().clone()
-    indices[:, -1] = indices[:, -2]
-    return _rebuilt(indices, output._values(), output)
-
-
-CHECKS: tuple[Check, ...] = (
-    Check(
-        name="coalesce",
-        family="scatters",
-        ops=("aten::_coalesce",),
-        judge=_judge,
-        cost=_cost,
-        reads_sparse=True,
-        advice="Coalesce in float32: if only the 16-bit sums are off, keep this gradient wider; else drain the device.",
-        silent=(
-            Example(name="numbers", call=_sparse()),
-            Example(name="rows", call=_sparse(4)),
-            Example(name="integers", call=_sparse(integers=True), dtypes=(torch.int64, torch.int32)),
-        ),
-        fires=(
-            Example(
-                name="flipped bit",
-                call=_sparse(4),
-                corrupt=_with_values(flipped_bit),
-                dtypes=(torch.float32, torch.float64),
-            ),
-            Example(name="nan", call=_sparse(), corrupt=_with_values(planted_nan)),
-            Example(name="wrong index", call=_sparse(4), corrupt=_wrong_index),
-        ),
-    ),
+CHECKS: tuple[Check, ...] = checks_of(
+    "scatters",
+    {"coalesce": (_judge, ("_coalesce",))},
+    EXAMPLES,
+    cost=_cost,
+    reads_sparse=True,
+    advice="Coalesce in float32: if only the 16-bit sums are off, keep this gradient wider; else drain the device.",
 )

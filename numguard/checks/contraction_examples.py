@@ -6,7 +6,7 @@ from typing import Any, Final
 import torch
 from torch import Generator, Tensor
 
-from numguard.checks.check import Example
+from numguard.checks.check import Example, Examples
 
 Arguments = tuple[torch._ops.OpOverload, tuple[Any, ...], dict[str, Any]]
 aten = torch.ops.aten
@@ -128,55 +128,60 @@ def _narrow_sum(output: Tensor, args: tuple[Any, ...]) -> Tensor:
 _WIDE: Final = (torch.float32, torch.float64)
 _INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
-SILENT: Final[dict[str, tuple[Example, ...]]] = {
-    "matrix_product": (
-        Example(name="square", call=_mm(16, 16, 16)),
-        Example(name="long inner products", call=_mm(3, 5000, 4)),
-        Example(name="no terms", call=_mm(3, 0, 4)),
-        Example(name="no elements", call=_mm(0, 3, 4)),
-        Example(name="strided and expanded", call=_strided),
-        Example(name="nan and inf in some rows", call=_nonfinite),
-        Example(name="batched", call=_bmm),
-        Example(name="integers that wrap", call=_integers, dtypes=_INTEGERS),
-    ),
-    "matrix_product_and_sum": (
-        Example(name="bias", call=_addmm),
-        Example(name="scalars", call=lambda dtype, generator: _addmm(dtype, generator, beta=0.7, alpha=-1.3)),
-        Example(name="beta zero ignores nan", call=_ignored),
-        Example(name="in place", call=_in_place),
-    ),
-    "matrix_vector_product": (Example(name="plain", call=_mv),),
-    "inner_product": (Example(name="plain", call=_dot),),
-}
-
-FIRES: Final[dict[str, tuple[Example, ...]]] = {
-    "matrix_product": (
-        Example(name="dropped tile of terms", call=_mm(16, 64, 16), corrupt=_dropped_tile),
-        Example(name="stale row", call=_mm(16, 16, 16), corrupt=_stale_row),
-        Example(name="wrong stride", call=_mm(16, 16, 16), corrupt=_wrong_stride),
-        Example(name="doubled element", call=_mm(16, 16, 16), corrupt=_changed(_double)),
-        Example(name="flipped sign bit", call=_bmm, corrupt=_changed(_negate)),
-        Example(name="nan", call=_mm(16, 16, 16), corrupt=_changed(_poison)),
-        Example(name="sum in the dtype below", call=_mm(8, 256, 8), corrupt=_narrow_sum, dtypes=_WIDE),
-        Example(
-            name="hidden nan",
-            call=_nonfinite,
-            corrupt=_hidden_nan,
-            dtypes=(torch.float32, torch.bfloat16, torch.float16),
+EXAMPLES: Final = {
+    "matrix_product": Examples(
+        silent=(
+            Example(name="square", call=_mm(16, 16, 16)),
+            Example(name="long inner products", call=_mm(3, 5000, 4)),
+            Example(name="no terms", call=_mm(3, 0, 4)),
+            Example(name="no elements", call=_mm(0, 3, 4)),
+            Example(name="strided and expanded", call=_strided),
+            Example(name="nan and inf in some rows", call=_nonfinite),
+            Example(name="batched", call=_bmm),
+            Example(name="integers that wrap", call=_integers, dtypes=_INTEGERS),
         ),
-        Example(name="integer off by one", call=_integers, corrupt=_changed(_off_by_one), dtypes=_INTEGERS),
+        fires=(
+            Example(name="dropped tile of terms", call=_mm(16, 64, 16), corrupt=_dropped_tile),
+            Example(name="stale row", call=_mm(16, 16, 16), corrupt=_stale_row),
+            Example(name="wrong stride", call=_mm(16, 16, 16), corrupt=_wrong_stride),
+            Example(name="doubled element", call=_mm(16, 16, 16), corrupt=_changed(_double)),
+            Example(name="flipped sign bit", call=_bmm, corrupt=_changed(_negate)),
+            Example(name="nan", call=_mm(16, 16, 16), corrupt=_changed(_poison)),
+            Example(name="sum in the dtype below", call=_mm(8, 256, 8), corrupt=_narrow_sum, dtypes=_WIDE),
+            Example(
+                name="hidden nan",
+                call=_nonfinite,
+                corrupt=_hidden_nan,
+                dtypes=(torch.float32, torch.bfloat16, torch.float16),
+            ),
+            Example(name="integer off by one", call=_integers, corrupt=_changed(_off_by_one), dtypes=_INTEGERS),
+        ),
     ),
-    "matrix_product_and_sum": (
-        Example(name="dropped tile of terms", call=_addmm, corrupt=_dropped_tile),
-        Example(name="doubled element", call=_addmm, corrupt=_changed(_double)),
-        Example(name="bias added twice", call=_addmm, corrupt=lambda output, args: output + args[0]),
+    "matrix_product_and_sum": Examples(
+        silent=(
+            Example(name="bias", call=_addmm),
+            Example(name="scalars", call=lambda dtype, generator: _addmm(dtype, generator, beta=0.7, alpha=-1.3)),
+            Example(name="beta zero ignores nan", call=_ignored),
+            Example(name="in place", call=_in_place),
+        ),
+        fires=(
+            Example(name="dropped tile of terms", call=_addmm, corrupt=_dropped_tile),
+            Example(name="doubled element", call=_addmm, corrupt=_changed(_double)),
+            Example(name="bias added twice", call=_addmm, corrupt=lambda output, args: output + args[0]),
+        ),
     ),
-    "matrix_vector_product": (
-        Example(name="doubled element", call=_mv, corrupt=_changed(_double)),
-        Example(name="nan", call=_mv, corrupt=_changed(_poison)),
+    "matrix_vector_product": Examples(
+        silent=(Example(name="plain", call=_mv),),
+        fires=(
+            Example(name="doubled element", call=_mv, corrupt=_changed(_double)),
+            Example(name="nan", call=_mv, corrupt=_changed(_poison)),
+        ),
     ),
-    "inner_product": (
-        Example(name="flipped sign bit", call=_dot, corrupt=_changed(_negate), dtypes=_WIDE),
-        Example(name="nan", call=_dot, corrupt=_changed(_poison)),
+    "inner_product": Examples(
+        silent=(Example(name="plain", call=_dot),),
+        fires=(
+            Example(name="flipped sign bit", call=_dot, corrupt=_changed(_negate), dtypes=_WIDE),
+            Example(name="nan", call=_dot, corrupt=_changed(_poison)),
+        ),
     ),
 }

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from numguard.checks import planted_faults
-from numguard.checks.check import Example
-from numguard.checks.planted_faults import Examples
+from numguard.checks.check import Example, Examples
 from numguard.checks.sum_examples import (
     INTEGERS,
     calling,

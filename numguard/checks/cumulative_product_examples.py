@@ -5,8 +5,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Example
-from numguard.checks.planted_faults import Examples, flipped_bit, planted_nan
+from numguard.checks.check import Example, Examples
+from numguard.checks.planted_faults import flipped_bit, planted_nan
 from numguard.checks.product_examples import near_one, with_zero
 from numguard.checks.sum_examples import calling, constant, laid_out, nonfinite, normal, off_by_one
 

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from numguard.checks.check import Check, Probe, cost_per_element
-from numguard.checks.cumulative import accumulators_of, keep_rows, picked_rows, prefix_comparison
 from numguard.checks.cumulative_product_examples import CUMPROD
-from numguard.checks.integer_products import exact_comparison
-from numguard.checks.reduced_rows import require_numbers
-from numguard.checks.row_samples import last
+from numguard.checks.exact_results import exact_integers
+from numguard.checks.prefixes import accumulators_of, keep_rows, prefix_comparison, prefixes_of
+from numguard.checks.scaled_numbers import Scaled, scaled
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
 from numguard.numerics.error_bounds.slot_product_bounds import slot_product_bound
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
@@ -20,7 +19,6 @@ from numguard.shadow.call import OpCall
 from numguard.shadow.comparison import Comparison, NotCovered
 
 COST: Final = 60.0  # a scan in a dozen passes over mantissas and exponents, and two prefix sums, per element
-_LARGEST_EXPONENT: Final = 1023
 
 
 def prefix_products(x: Tensor) -> Tensor:
@@ -32,38 +30,25 @@ def prefix_products(x: Tensor) -> Tensor:
     in all, so that its relative error is at most ``i * 2**-53``; beyond the range of float64 its largest number is
     returned.
     """
-    mantissa, exponent = _scaled(x)
+    mantissa, exponent = scaled(x)
     shift = 1
     while shift < x.shape[-1]:
-        product, carry = _scaled(mantissa[..., shift:] * mantissa[..., :-shift])
+        product, carry = scaled(mantissa[..., shift:] * mantissa[..., :-shift])
         exponent = torch.cat((exponent[..., :shift], exponent[..., shift:] + exponent[..., :-shift] + carry), dim=-1)
         mantissa = torch.cat((mantissa[..., :shift], product), dim=-1)
         shift *= 2
-    bounded = exponent.clamp(-2200.0, _LARGEST_EXPONENT).to(torch.int32)
-    half = torch.div(bounded, 2, rounding_mode="floor")
-    value = torch.ldexp(torch.ldexp(mantissa, half), bounded - half)
-    beyond = (exponent > _LARGEST_EXPONENT) & mantissa.isfinite() & (mantissa != 0.0)
-    return torch.where(beyond, torch.sign(mantissa) * torch.finfo(torch.float64).max, value)
-
-
-def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mantissas in ``+-[1/2, 1)`` and exponents, both float64."""
-    mantissa, exponent = torch.frexp(x)
-    return mantissa, torch.where(x.isfinite(), exponent.to(torch.float64), 0.0)
+    return Scaled(mantissa, exponent).rounded()
 
 
 def _judge(call: OpCall, captured: Tensor | None, probe: Probe) -> Sequence[Comparison]:
-    require_numbers(call["self"], call.output)
-    result = last(call.output.detach(), call["dim"])
-    if not result.numel():
+    prefixes = prefixes_of(call, captured, probe)
+    if prefixes is None:
         return ()
-    picked = picked_rows(result.shape, probe)
-    result = result[picked]
-    source = last(call["self"].detach(), call["dim"])[picked] if captured is None else captured
+    source, result = prefixes
     if not result.dtype.is_floating_point:
         if source.dtype.is_floating_point or result.dtype == torch.bool:
             raise NotCovered("cumulative products of floating-point numbers as integers, or as truth values")
-        return (exact_comparison("result", result, _integers(source.to(torch.int64))),)
+        return (exact_integers("result", result, _integers(source.to(torch.int64))),)
     return (_floats(source.to(result.dtype).to(torch.float64), result, probe.arithmetic),)
 
 

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from numguard.checks.check import Check, Example, Probe
-from numguard.checks.planted_faults import flipped_bit, planted_nan, stale_row
+from numguard.checks.check import Check, Probe, checks_of
+from numguard.checks.distance_examples import EXAMPLES
+from numguard.checks.distances import LARGEST_POWER
 from numguard.checks.reduced_rows import model_of, require_numbers
 from numguard.checks.row_samples import sampled_rows
 from numguard.numerics.error_bounds.distance_bounds import GradientReach, distance_gradient_bound
@@ -16,9 +17,6 @@ from numguard.shadow.call import OpCall
 from numguard.shadow.comparison import Comparison, NotCovered
 
 COST: Final = 8.0  # difference, two powers, product, magnitude
-LARGEST_POWER: Final = 16.0
-
-aten = torch.ops.aten
 
 
 def _judge(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
@@ -75,42 +73,10 @@ def _cost(call: OpCall) -> float:
     return COST * float(call["x1"].numel() * call["x2"].shape[-2])
 
 
-def _call(power: float, shift: float = 0.0) -> Any:
-    def call(dtype: torch.dtype, generator: Generator) -> Any:
-        shapes = ((2, 6, 7), (2, 9, 7))
-        first, second = (torch.randn(s, generator=generator, dtype=torch.float64) + shift for s in shapes)
-        second[:, 0] = first[:, 0]
-        first, second = first.to(dtype), second.to(dtype)
-        distance = aten._cdist_forward(first, second, power, 2)
-        grad = torch.randn(distance.shape, generator=generator, dtype=torch.float64).to(dtype)
-        return aten._cdist_backward.default, (grad, first, second, power, distance), {}
-
-    return call
-
-
-_WIDE: Final = (torch.float32, torch.float64)  # the CPU has no 16-bit kernels
-
-CHECKS: tuple[Check, ...] = (
-    Check(
-        name="cdist_backward",
-        family="distances",
-        ops=("aten::_cdist_backward",),
-        judge=_judge,
-        cost=_cost,
-        advice="Form this gradient in float64; if that differs as well, drain the device.",
-        silent=(
-            Example(name="Euclidean", call=_call(2.0), dtypes=_WIDE),
-            Example(name="sums", call=_call(1.0), dtypes=_WIDE),
-            Example(name="cubes", call=_call(3.0), dtypes=_WIDE),
-            Example(name="between", call=_call(1.5), dtypes=_WIDE),
-            Example(name="largest", call=_call(float("inf")), dtypes=_WIDE),
-            Example(name="count", call=_call(0.0), dtypes=_WIDE),
-            Example(name="far from zero", call=_call(2.0, 100.0), dtypes=_WIDE),
-        ),
-        fires=(
-            Example(name="flipped bit", call=_call(2.0), corrupt=flipped_bit, dtypes=_WIDE),
-            Example(name="nan", call=_call(1.0), corrupt=planted_nan, dtypes=_WIDE),
-            Example(name="stale batch", call=_call(3.0), corrupt=stale_row, dtypes=_WIDE),
-        ),
-    ),
+CHECKS: tuple[Check, ...] = checks_of(
+    "distances",
+    {"cdist_backward": (_judge, ("_cdist_backward",))},
+    EXAMPLES,
+    cost=_cost,
+    advice="Form this gradient in float64; if that differs as well, drain the device.",
 )

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
-from torch import Generator, Tensor
 
-from numguard.checks.check import Check, Example, Probe
-from numguard.checks.planted_faults import flipped_bit, planted_nan, stale_row
-from numguard.checks.reduced_rows import require_numbers
+from numguard.checks.check import Check, Probe, checks_of
+from numguard.checks.distance_examples import EXAMPLES
+from numguard.checks.reduced_rows import model_of, require_numbers
 from numguard.checks.row_samples import sampled_rows
 from numguard.checks.sign_rules import not_negative
 from numguard.numerics.error_bounds.distance_bounds import distance_bound, product_distance_bound
@@ -21,8 +20,6 @@ from numguard.shadow.comparison import Comparison, NotCovered
 COST: Final = 6.0  # difference, power, magnitude
 LARGEST_POWER: Final = 16.0
 BY_PRODUCT: Final = 25  # rows from which ``cdist`` uses inner products by itself
-
-aten = torch.ops.aten
 
 
 def _judge(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
@@ -63,7 +60,7 @@ def _judge(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
             strict=strict,
             permissive=permissive if _may_multiply(call) else None,
             shadow_error=SHADOW_ROUNDOFF * own + (UNIT_ROUNDOFF[torch.float64] if power == 0.0 else 0.0),
-            model="calibrated" if result.device.type == "cpu" else "assumed",
+            model=model_of(result),
             propagates_nonfinite=power not in (0.0, float("inf")) and result.dtype != torch.float64,
         ),
         not_negative("result", result[picked]),
@@ -84,51 +81,10 @@ def _cost(call: OpCall) -> float:
     return COST * float(first.numel() * second.shape[-2])
 
 
-def _operands(dtype: torch.dtype, generator: Generator, rows: int, shift: float) -> tuple[Tensor, Tensor]:
-    shapes = ((2, rows, 7), (2, rows + 3, 7))
-    first, second = (torch.randn(s, generator=generator, dtype=torch.float64) + shift for s in shapes)
-    second[:, 0] = first[:, 0]
-    return first.to(dtype), second.to(dtype)
-
-
-def _call(power: float, shift: float = 0.0) -> Any:
-    def call(dtype: torch.dtype, generator: Generator) -> Any:
-        return aten._cdist_forward.default, (*_operands(dtype, generator, 5, shift), power, 2), {}
-
-    return call
-
-
-def _euclidean(shift: float) -> Any:
-    def call(dtype: torch.dtype, generator: Generator) -> Any:
-        return aten._euclidean_dist.default, _operands(dtype, generator, 30, shift), {}
-
-    return call
-
-
-_WIDE: Final = (torch.float32, torch.float64)  # the CPU has no 16-bit kernels of _cdist_forward
-
-CHECKS: tuple[Check, ...] = (
-    Check(
-        name="cdist",
-        family="distances",
-        ops=("aten::_cdist_forward", "aten::_euclidean_dist"),
-        judge=_judge,
-        cost=_cost,
-        advice="Set compute_mode='donot_use_mm_for_euclid_dist', which does not cancel for close points.",
-        silent=(
-            Example(name="Euclidean", call=_call(2.0), dtypes=_WIDE),
-            Example(name="sums", call=_call(1.0), dtypes=_WIDE),
-            Example(name="cubes", call=_call(3.0), dtypes=_WIDE),
-            Example(name="largest", call=_call(float("inf")), dtypes=_WIDE),
-            Example(name="count", call=_call(0.0), dtypes=_WIDE),
-            Example(name="far from zero", call=_call(2.0, 100.0), dtypes=_WIDE),
-            Example(name="by products", call=_euclidean(0.0)),
-            Example(name="by products far from zero", call=_euclidean(30.0)),
-        ),
-        fires=(
-            Example(name="flipped bit", call=_call(2.0), corrupt=flipped_bit, dtypes=_WIDE),
-            Example(name="nan", call=_call(1.0), corrupt=planted_nan, dtypes=_WIDE),
-            Example(name="stale batch", call=_euclidean(0.0), corrupt=stale_row, dtypes=_WIDE),
-        ),
-    ),
+CHECKS: tuple[Check, ...] = checks_of(
+    "distances",
+    {"cdist": (_judge, ("_cdist_forward", "_euclidean_dist"))},
+    EXAMPLES,
+    cost=_cost,
+    advice="Set compute_mode='donot_use_mm_for_euclid_dist', which does not cancel for close points.",
 )

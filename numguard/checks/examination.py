@@ -7,7 +7,7 @@ import torch
 
 from numguard.checks.check import Check, Probe
 from numguard.shadow.call import OpCall, bind
-from numguard.shadow.comparison import Comparison
+from numguard.shadow.comparison import Compared
 from numguard.shadow.verdict import Verdict, evaluate, read
 
 
@@ -22,7 +22,7 @@ def perform(
     return OpCall(overload=overload, arguments=before.arguments, output=output), captured
 
 
-def examine(check: Check, call: OpCall, captured: Any, probe: Probe) -> list[tuple[Comparison, Verdict]]:
+def examine(check: Check, call: OpCall, captured: Any, probe: Probe) -> list[tuple[Compared, Verdict]]:
     """Return every comparison of a call with its verdict, read at once.
 
     Raises

@@ -20,7 +20,9 @@ from numguard.checks.exponential_examples import (
     SOFTMAX,
     SOFTMAX_BACKWARD,
 )
+from numguard.checks.overwritten_operands import keep_overwritten
 from numguard.checks.row_samples import last, sampled_rows
+from numguard.checks.same_formula import compare
 from numguard.numerics.error_bounds.exponential_bounds import (
     accumulator_of,
     log_softmax_backward_bound,
@@ -31,8 +33,6 @@ from numguard.numerics.error_bounds.exponential_bounds import (
     softmax_bound,
     storage_of,
 )
-from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
-from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
 from numguard.shadow.arithmetic import Arithmetic
 from numguard.shadow.call import OpCall
 from numguard.shadow.comparison import Comparison
@@ -70,33 +70,6 @@ def normalise(x: Tensor, arithmetic: Arithmetic, *, keep_infinite: bool = False)
     return Row(maximum, distance, terms, normaliser, weighted)
 
 
-def _comparison(
-    output: str, computed: Tensor, exact: Tensor, strict: Tensor, permissive: Tensor | None, accumulator: torch.dtype
-) -> Comparison:
-    """Compare with a shadow that runs the same formula in float64, hence obeys the strict bound with that u."""
-    return Comparison(
-        output=output,
-        computed=computed,
-        exact=exact,
-        strict=strict,
-        permissive=permissive,
-        shadow_error=strict * (SHADOW_ROUNDOFF / UNIT_ROUNDOFF[accumulator]),
-        model="calibrated" if computed.device.type == "cpu" else "assumed",
-        propagates_nonfinite=True,
-    )
-
-
-def _keep_overwritten(call: OpCall, probe: Probe) -> Tensor | None:
-    """Copy the input where ``out=`` is the input itself."""
-    source, out = call["self"], call["out"]
-    same = source.untyped_storage().data_ptr() == out.untyped_storage().data_ptr()
-    return source.detach().clone() if same else None
-
-
-def _keep_overwritten_forward(call: OpCall, probe: Probe) -> Tensor | None:
-    return _keep_overwritten(call, probe) if "out" in call.arguments else None
-
-
 def _softmax(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
     source = call["self"] if captured is None else captured
     if not source.numel():
@@ -116,7 +89,7 @@ def _softmax(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
         p, error, distance = (torch.where(row.maximum == -torch.inf, 0.0, part) for part in (p, error, distance))
     strict = softmax_bound(p, distance, error, accumulator)
     permissive = softmax_bound(p, distance, error, accumulator, storage) if storage else None
-    return (_comparison("result", result, p, strict, permissive, accumulator),)
+    return (compare("result", result, p, strict, accumulator, permissive=permissive),)
 
 
 def _log_softmax(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
@@ -132,7 +105,7 @@ def _log_softmax(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparis
     error = normaliser_error(row.weighted_distance, x.shape[-1], accumulator)
     strict = log_softmax_bound(row.distance, logarithm, error, accumulator)
     permissive = log_softmax_bound(row.distance, logarithm, error, accumulator, storage) if storage else None
-    return (_comparison("result", result, -row.distance - logarithm, strict, permissive, accumulator),)
+    return (compare("result", result, -row.distance - logarithm, strict, accumulator, permissive=permissive),)
 
 
 def _logsumexp(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
@@ -156,7 +129,7 @@ def _logsumexp(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison
     strict, permissive = (
         logsumexp_bound(exact, logarithm, weighted, x.shape[-1], accumulator, kind, stores) for kind in (None, storage)
     )
-    return (_comparison("result", result, exact, strict, permissive if storage else None, accumulator),)
+    return (compare("result", result, exact, strict, accumulator, permissive=permissive if storage else None),)
 
 
 def _backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
@@ -176,7 +149,7 @@ def _backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]
     bound = log_softmax_backward_bound if logarithmic else softmax_backward_bound
     strict = bound(g, factor, total, mass, accumulator)
     permissive = bound(g, factor, total, mass, accumulator, storage) if storage else None
-    return (_comparison("grad_input", result, exact, strict, permissive, accumulator),)
+    return (compare("grad_input", result, exact, strict, accumulator, permissive=permissive),)
 
 
 CHECKS: tuple[Check, ...] = (
@@ -185,7 +158,7 @@ CHECKS: tuple[Check, ...] = (
         family="exponentials",
         ops=("aten::_softmax", "aten::_softmax.out"),
         judge=_softmax,
-        capture=_keep_overwritten_forward,
+        capture=keep_overwritten,
         cost=cost_per_element("self", FORWARD_COST),
         advice="Compute the softmax in float32, or on another device, and compare this row.",
         silent=SOFTMAX.silent,
@@ -206,7 +179,7 @@ CHECKS: tuple[Check, ...] = (
         family="exponentials",
         ops=("aten::_log_softmax", "aten::_log_softmax.out"),
         judge=_log_softmax,
-        capture=_keep_overwritten_forward,
+        capture=keep_overwritten,
         cost=cost_per_element("self", FORWARD_COST),
         advice="Compute the logits' log-softmax in float32: log_softmax(x, dim, dtype=torch.float32).",
         silent=LOG_SOFTMAX.silent,

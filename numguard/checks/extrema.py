@@ -6,9 +6,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe, cost_per_element
+from numguard.checks.check import Check, Probe, checks_of, cost_per_element
+from numguard.checks.exact_results import exact_values
 from numguard.checks.extremum_examples import EXAMPLES
-from numguard.checks.extremum_rows import Lines, exact_values, largest, lines_of
+from numguard.checks.extremum_rows import Lines, largest, lines_of
 from numguard.checks.reduced_rows import require_numbers, rows_of
 from numguard.shadow.call import OpCall, tensors_in
 from numguard.shadow.comparison import Comparison, NotCovered
@@ -66,21 +67,14 @@ def _chosen(lines: Lines, indices: Tensor, sign: float) -> Tensor:
 _ADVICE: Final = (
     "An extremum is one of its elements and must be exact: repeat it on another device, then drain this one."
 )
-_VARIANTS: Final = (
-    ("extreme_values", _values, ("max", "min", "amax", "amin", "aminmax", "amax.out", "amin.out")),
-    ("extreme_places", _placed, ("max.dim", "min.dim", "max.dim_max", "min.dim_min", "argmax", "argmin")),
-)
 
-CHECKS: tuple[Check, ...] = tuple(
-    Check(
-        name=name,
-        family="extrema",
-        ops=tuple(f"aten::{op}" for op in ops),
-        judge=judge,
-        cost=cost_per_element("self", COST),
-        advice=_ADVICE,
-        silent=EXAMPLES[name].silent,
-        fires=EXAMPLES[name].fires,
-    )
-    for name, judge, ops in _VARIANTS
+CHECKS: tuple[Check, ...] = checks_of(
+    "extrema",
+    {
+        "extreme_values": (_values, ("max", "min", "amax", "amin", "aminmax", "amax.out", "amin.out")),
+        "extreme_places": (_placed, ("max.dim", "min.dim", "max.dim_max", "min.dim_min", "argmax", "argmin")),
+    },
+    EXAMPLES,
+    cost=cost_per_element("self", COST),
+    advice=_ADVICE,
 )

@@ -11,7 +11,7 @@ from numguard.checks.reduced_rows import require_numbers
 from numguard.checks.row_samples import sampled_rows
 from numguard.shadow.arithmetic import Arithmetic
 from numguard.shadow.call import OpCall, tensors_in
-from numguard.shadow.comparison import Comparison, NotCovered
+from numguard.shadow.comparison import NotCovered
 from numguard.shadow.routes import PAIRWISE
 
 
@@ -22,7 +22,7 @@ class Lines(NamedTuple):
     results: tuple[Tensor, ...]
 
     def at(self, indices: Tensor) -> Tensor:
-        """Return the elements that indices name; NaN-free nonsense for one that is out of range cannot arise."""
+        """Return the elements that indices name; minus infinity for one that is out of range."""
         count = self.values.shape[-1]
         inside = (indices >= 0) & (indices < count)
         found = self.values.gather(-1, indices.clamp(0, max(0, count - 1)))
@@ -77,21 +77,3 @@ def largest(arithmetic: Arithmetic, rows: Tensor) -> Tensor:
     """Return the largest element of each row ``[rows, n]``, NaN where there is one, without an operator of extrema."""
     route = PAIRWISE if "extrema" in arithmetic.families else arithmetic
     return route.maximum(rows, (1,), False)
-
-
-def exact_values(output: str, computed: Tensor, exact: Tensor) -> Comparison:
-    """Compare values that were selected: they must be equal, and NaN where the other is."""
-    return Comparison(
-        output=output,
-        computed=_wide(computed),
-        exact=_wide(exact),
-        strict=0.0,
-        rounds_output=False,
-        propagates_nonfinite=True,
-    )
-
-
-def claims(output: str, violations: Tensor) -> Comparison:
-    """Compare a number of broken claims with none."""
-    wrong = violations.to(torch.float64)
-    return Comparison(output=output, computed=wrong, exact=torch.zeros_like(wrong), strict=0.0, rounds_output=False)

@@ -5,10 +5,10 @@ from math import prod
 from typing import Any, Final, NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from numguard.checks.check import Check, Example, Probe, cost_per_element
-from numguard.checks.planted_faults import flipped_bit, planted_nan, stale_row
+from numguard.checks.check import Check, Probe, checks_of
+from numguard.checks.fold_examples import EXAMPLES
 from numguard.checks.reduced_rows import require_numbers
 from numguard.checks.row_samples import sampled_rows
 from numguard.checks.slot_reductions import Slots, total_by_slot, totals_by_slot
@@ -16,8 +16,6 @@ from numguard.shadow.call import OpCall
 from numguard.shadow.comparison import Comparison, NotCovered
 
 COST: Final = 12.0
-
-aten = torch.ops.aten
 
 
 class Planes(NamedTuple):
@@ -88,67 +86,15 @@ def _judge(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
     return (totals_by_slot(summed, hits, probe, divides=False),)
 
 
-# examples -------------------------------------------------------------------------------------------------------
+def _cost(call: OpCall) -> float:
+    source: Tensor = call["self" if call.op == "aten::col2im" else "grad_in"]
+    return COST * float(source.numel())
 
 
-def _fold(
-    kernel: Sequence[int], dilation: Sequence[int], padding: Sequence[int], stride: Sequence[int], batched: bool = True
-) -> Any:
-    def call(dtype: torch.dtype, generator: Generator) -> Any:
-        image = torch.randn(2, 3, 9, 8, generator=generator, dtype=torch.float64).to(dtype)
-        settings = (list(kernel), list(dilation), list(padding), list(stride))
-        columns = aten.im2col(image, *settings)
-        return aten.col2im.default, (columns if batched else columns[0], [9, 8], *settings), {}
-
-    return call
-
-
-def _unfold(dim: int, size: int, step: int) -> Any:
-    def call(dtype: torch.dtype, generator: Generator) -> Any:
-        windows = torch.zeros(4, 9, 5).unfold(dim, size, step).shape
-        grad = torch.randn(windows, generator=generator, dtype=torch.float64).to(dtype)
-        return aten.unfold_backward.default, (grad, [4, 9, 5], dim, size, step), {}
-
-    return call
-
-
-_ADVICE: Final = "Repeat the call in float32; if only the 16-bit sums are off, keep them wider; else drain the device."
-_FOLD, _LINES = _fold((3, 2), (1, 1), (1, 0), (1, 1)), _unfold(1, 4, 2)
-
-CHECKS: tuple[Check, ...] = (
-    Check(
-        name="fold",
-        family="scatters",
-        ops=("aten::col2im",),
-        judge=_judge,
-        cost=cost_per_element("self", COST),
-        advice=_ADVICE,
-        silent=(
-            Example(name="overlapping", call=_FOLD),
-            Example(name="dilated", call=_fold((2, 2), (2, 3), (0, 2), (2, 1))),
-            Example(name="apart", call=_fold((2, 2), (1, 1), (0, 0), (3, 2), batched=False)),
-        ),
-        fires=(
-            Example(name="flipped bit", call=_FOLD, corrupt=flipped_bit),
-            Example(name="nan", call=_FOLD, corrupt=planted_nan),
-            Example(name="stale image", call=_FOLD, corrupt=stale_row),
-        ),
-    ),
-    Check(
-        name="unfold_backward",
-        family="scatters",
-        ops=("aten::unfold_backward",),
-        judge=_judge,
-        cost=cost_per_element("grad_in", COST),
-        advice=_ADVICE,
-        silent=(
-            Example(name="middle", call=_LINES),
-            Example(name="first", call=_unfold(0, 2, 1)),
-            Example(name="apart", call=_unfold(-1, 1, 3)),
-        ),
-        fires=(
-            Example(name="flipped bit", call=_LINES, corrupt=flipped_bit),
-            Example(name="stale row", call=_LINES, corrupt=stale_row),
-        ),
-    ),
+CHECKS: tuple[Check, ...] = checks_of(
+    "scatters",
+    {"fold": (_judge, ("col2im",)), "unfold_backward": (_judge, ("unfold_backward",))},
+    EXAMPLES,
+    cost=_cost,
+    advice="Repeat the call in float32; if only the 16-bit sums are off, keep them wider; else drain the device.",
 )

@@ -17,7 +17,7 @@ from numguard.checks.matmul_precision import Precision, reads_subnormals_as_zero
 from numguard.numerics.error_bounds.contraction_bounds import Accumulation, checksum_bound, product_bound
 from numguard.numerics.error_bounds.judgement import smallest_rounding
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF
-from numguard.shadow.comparison import Comparison
+from numguard.shadow.comparison import Compared, Comparison
 
 
 def first_sign(offset: float) -> int:
@@ -39,7 +39,7 @@ def signs(count: int, offset: float, device: torch.device) -> Tensor:
     return 1.0 - 2.0 * ((x >> 40) & 1).to(torch.float64)
 
 
-def checksum(gemm: Gemm, result: Tensor, probe: Probe, precision: Precision) -> Comparison:
+def checksum(gemm: Gemm, result: Tensor, probe: Probe, precision: Precision) -> Compared:
     """Return the comparison of the checksums of the columns of ``result``.
 
     Parameters

@@ -6,7 +6,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Example
+from numguard.checks.check import Example, Examples
 
 Call = tuple[torch._ops.OpOverload, tuple[Any, ...], dict[str, Any]]
 SHAPES: Final = ((7, 33), (64,), (), (0, 3), (2, 5, 3))
@@ -116,38 +116,48 @@ _BELOW_ONE_VECTOR: Final = ((7,), (), (2, 3))
 _WIDE: Final = (torch.float32, torch.float64)
 _WIDER_THAN_BFLOAT16: Final = (torch.float32, torch.float16, torch.float64)
 
-ADAM_SILENT: tuple[Example, ...] = (
-    Example(name="adamw", call=_adam(_ADAMW, weight_decay=0.5)),
-    Example(name="adam_coupled_decay", call=_adam(_ADAM, weight_decay=0.5, amsgrad=True, maximize=True)),
-    Example(name="tensor_lr", call=_adam(torch.ops.aten._fused_adamw_.tensor_lr, lr=torch.tensor(LR))),
-    Example(name="scaled_gradients", call=_adam(_ADAMW, **_SCALED)),
-    Example(name="skipped_step", call=_adam(_ADAMW, **_OVERFLOWED)),
-    Example(name="no_memory", call=_adam(_ADAM, beta1=0.0, beta2=0.0, eps=0.0)),
-    Example(name="no_learning", call=_adam(_ADAMW, lr=0.0)),
-)
-ADAM_FIRES: tuple[Example, ...] = (
-    Example(name="missing_bias_correction", call=_adam(_ADAMW), corrupt=_missing_bias_correction),
-    Example(name="stale_moment", call=_adam(_ADAMW), corrupt=_stale_moment),
-    Example(name="dropped_decay", call=_adam(_ADAMW, weight_decay=0.5), corrupt=_dropped_decay),
-    Example(name="skipped_tensor", call=_adam(_ADAM), corrupt=_skipped_tensor),
-    Example(name="flipped_bit_in_param", call=_adam(_ADAM), corrupt=_flipped_bit(0)),
-    Example(name="flipped_bit_in_square", call=_adam(_ADAMW), corrupt=_flipped_bit(3)),
-    Example(name="moment_in_bfloat16", call=_adam(_ADAMW), corrupt=_moment_in_bfloat16, dtypes=_WIDER_THAN_BFLOAT16),
-    Example(name="moved_in_skipped_step", call=_adam(_ADAMW, **_OVERFLOWED), corrupt=_flipped_bit(2)),
-)
-SGD_SILENT: tuple[Example, ...] = (
-    Example(name="momentum", call=_sgd(_SGD, weight_decay=0.5, dampening=0.25), dtypes=_WIDE),
-    Example(name="nesterov", call=_sgd(_SGD, weight_decay=0.5, nesterov=True, maximize=True), dtypes=_WIDE),
-    Example(name="plain", call=_sgd(_SGD, momentum=0.0), dtypes=_WIDE),
-    Example(name="first_step", call=_sgd(_SGD, is_first_step=True), dtypes=_WIDE),
-    Example(name="tensor_lr", call=_sgd(torch.ops.aten._fused_sgd_.tensor_lr, lr=torch.tensor(LR)), dtypes=_WIDE),
-    Example(name="scaled_gradients", call=_sgd(_SGD, **_SCALED), dtypes=_WIDE),
-    Example(name="skipped_step", call=_sgd(_SGD, **_OVERFLOWED), dtypes=_WIDE),
-    Example(name="narrow", call=_sgd(_SGD, _BELOW_ONE_VECTOR, weight_decay=0.5, nesterov=True)),
-    Example(name="narrow_plain", call=_sgd(_SGD, _BELOW_ONE_VECTOR, momentum=0.0, maximize=True)),
-)
-SGD_FIRES: tuple[Example, ...] = (
-    Example(name="dropped_momentum", call=_sgd(_SGD), corrupt=_dropped_momentum),
-    Example(name="skipped_tensor", call=_sgd(_SGD), corrupt=_skipped_sgd_tensor),
-    Example(name="flipped_bit_in_buffer", call=_sgd(_SGD), corrupt=_flipped_bit(2)),
-)
+EXAMPLES: Final = {
+    "fused_adam": Examples(
+        silent=(
+            Example(name="adamw", call=_adam(_ADAMW, weight_decay=0.5)),
+            Example(name="adam_coupled_decay", call=_adam(_ADAM, weight_decay=0.5, amsgrad=True, maximize=True)),
+            Example(name="tensor_lr", call=_adam(torch.ops.aten._fused_adamw_.tensor_lr, lr=torch.tensor(LR))),
+            Example(name="scaled_gradients", call=_adam(_ADAMW, **_SCALED)),
+            Example(name="skipped_step", call=_adam(_ADAMW, **_OVERFLOWED)),
+            Example(name="no_memory", call=_adam(_ADAM, beta1=0.0, beta2=0.0, eps=0.0)),
+            Example(name="no_learning", call=_adam(_ADAMW, lr=0.0)),
+        ),
+        fires=(
+            Example(name="missing_bias_correction", call=_adam(_ADAMW), corrupt=_missing_bias_correction),
+            Example(name="stale_moment", call=_adam(_ADAMW), corrupt=_stale_moment),
+            Example(name="dropped_decay", call=_adam(_ADAMW, weight_decay=0.5), corrupt=_dropped_decay),
+            Example(name="skipped_tensor", call=_adam(_ADAM), corrupt=_skipped_tensor),
+            Example(name="flipped_bit_in_param", call=_adam(_ADAM), corrupt=_flipped_bit(0)),
+            Example(name="flipped_bit_in_square", call=_adam(_ADAMW), corrupt=_flipped_bit(3)),
+            Example(
+                name="moment_in_bfloat16", call=_adam(_ADAMW), corrupt=_moment_in_bfloat16, dtypes=_WIDER_THAN_BFLOAT16
+            ),
+            Example(name="moved_in_skipped_step", call=_adam(_ADAMW, **_OVERFLOWED), corrupt=_flipped_bit(2)),
+        ),
+    ),
+    "fused_sgd": Examples(
+        silent=(
+            Example(name="momentum", call=_sgd(_SGD, weight_decay=0.5, dampening=0.25), dtypes=_WIDE),
+            Example(name="nesterov", call=_sgd(_SGD, weight_decay=0.5, nesterov=True, maximize=True), dtypes=_WIDE),
+            Example(name="plain", call=_sgd(_SGD, momentum=0.0), dtypes=_WIDE),
+            Example(name="first_step", call=_sgd(_SGD, is_first_step=True), dtypes=_WIDE),
+            Example(
+                name="tensor_lr", call=_sgd(torch.ops.aten._fused_sgd_.tensor_lr, lr=torch.tensor(LR)), dtypes=_WIDE
+            ),
+            Example(name="scaled_gradients", call=_sgd(_SGD, **_SCALED), dtypes=_WIDE),
+            Example(name="skipped_step", call=_sgd(_SGD, **_OVERFLOWED), dtypes=_WIDE),
+            Example(name="narrow", call=_sgd(_SGD, _BELOW_ONE_VECTOR, weight_decay=0.5, nesterov=True)),
+            Example(name="narrow_plain", call=_sgd(_SGD, _BELOW_ONE_VECTOR, momentum=0.0, maximize=True)),
+        ),
+        fires=(
+            Example(name="dropped_momentum", call=_sgd(_SGD), corrupt=_dropped_momentum),
+            Example(name="skipped_tensor", call=_sgd(_SGD), corrupt=_skipped_sgd_tensor),
+            Example(name="flipped_bit_in_buffer", call=_sgd(_SGD), corrupt=_flipped_bit(2)),
+        ),
+    ),
+}

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe
-from numguard.checks.fused_optimizer_examples import ADAM_FIRES, ADAM_SILENT, SGD_FIRES, SGD_SILENT
+from numguard.checks.check import Check, Probe, checks_of
+from numguard.checks.fused_optimizer_examples import EXAMPLES
 from numguard.checks.tensor_lists import Selection, as_arrays, groups_of_one_dtype, reason_against, select
 from numguard.numerics.error_bounds.optimizer_bounds import (
     AdamSettings,
@@ -180,37 +180,18 @@ def judge_sgd(call: OpCall, captured: tuple[Before, ...] | None, probe: Probe) -
     return _judge(call, captured, probe, _judge_sgd_group)
 
 
-ADVICE: Final = (
-    "Use foreach=True instead of fused=True, and go back to a checkpoint from before the first finding: parameters and "
-    "moments are wrong from that step on."
-)
-
-CHECKS: tuple[Check, ...] = (
-    Check(
-        name="fused_adam",
-        family="fused_optimizers",
-        ops=(
-            "aten::_fused_adam_",
-            "aten::_fused_adam_.tensor_lr",
-            "aten::_fused_adamw_",
-            "aten::_fused_adamw_.tensor_lr",
+CHECKS: tuple[Check, ...] = checks_of(
+    "fused_optimizers",
+    {
+        "fused_adam": (
+            judge_adam,
+            ("_fused_adam_", "_fused_adam_.tensor_lr", "_fused_adamw_", "_fused_adamw_.tensor_lr"),
         ),
-        judge=judge_adam,
-        capture=capture,
-        cost=_cost,
-        silent=ADAM_SILENT,
-        fires=ADAM_FIRES,
-        advice=ADVICE,
-    ),
-    Check(
-        name="fused_sgd",
-        family="fused_optimizers",
-        ops=("aten::_fused_sgd_", "aten::_fused_sgd_.tensor_lr"),
-        judge=judge_sgd,
-        capture=capture,
-        cost=_cost,
-        silent=SGD_SILENT,
-        fires=SGD_FIRES,
-        advice=ADVICE,
-    ),
+        "fused_sgd": (judge_sgd, ("_fused_sgd_", "_fused_sgd_.tensor_lr")),
+    },
+    EXAMPLES,
+    capture=capture,
+    cost=_cost,
+    advice="Use foreach=True instead of fused=True, and go back to a checkpoint from before the first finding: "
+    "parameters and moments are wrong from that step on.",
 )

@@ -7,8 +7,8 @@ import torch
 from torch import Generator, Tensor
 
 from numguard.checks.batch_norm_examples import Change, channels_last
-from numguard.checks.check import Example
-from numguard.checks.planted_faults import Examples, at, flipped_bit, planted_nan
+from numguard.checks.check import Example, Examples
+from numguard.checks.planted_faults import at, flipped_bit, planted_nan
 
 SHAPE: Final = (3, 8, 5, 6)
 GROUPS: Final = 2

@@ -6,7 +6,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from numguard.shadow.comparison import Comparison, NotCovered
+from numguard.shadow.comparison import NotCovered
 
 LIMB_BITS: Final = 16
 
@@ -44,22 +44,3 @@ def integer_product(a: Tensor, b: Tensor, bits: int, product: Callable[[Tensor, 
         for j, right in enumerate(b_limbs[: limbs - i]):
             result = result + (product(left, right).to(torch.int64) << LIMB_BITS * (i + j))
     return result
-
-
-def exact_comparison(output: str, computed: Tensor, expected: Tensor) -> Comparison:
-    """Return the comparison of integers that must be equal; 64-bit integers are compared by their 32-bit halves.
-
-    Parameters
-    ----------
-    output
-        Name of the output.
-    computed
-        Integers of any dtype.
-    expected
-        The same as int64, not yet wrapped into the dtype of ``computed``.
-    """
-    expected = expected.to(computed.dtype)
-    if computed.dtype == torch.int64:
-        computed, expected = (torch.stack((x >> 32, x & 0xFFFFFFFF), dim=-1) for x in (computed, expected))
-    wide, exact = computed.to(torch.float64), expected.to(torch.float64)
-    return Comparison(output=output, computed=wide, exact=exact, strict=0.0, rounds_output=False)

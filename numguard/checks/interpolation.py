@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from numguard.checks.axis_maps import Axis, AxisMap, cubic, filtered, linear, nearest, reflected, replicated
-from numguard.checks.check import Check, Probe
+from numguard.checks.check import Check, Probe, checks_of
+from numguard.checks.exact_results import exact_numbers
 from numguard.checks.interpolation_examples import EXAMPLES
-from numguard.checks.reduced_rows import model_of, require_numbers
+from numguard.checks.reduced_rows import require_numbers
 from numguard.checks.row_samples import sampled_rows
+from numguard.checks.same_formula import compare
 from numguard.numerics.error_bounds.exponential_bounds import accumulator_of
 from numguard.numerics.error_bounds.interpolation_bounds import MapMasses, mapped_bound
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
@@ -117,27 +119,12 @@ def _mapped(output: str, maps: list[AxisMap], source: Tensor, result: Tensor, ex
     poison = _applied([part.touches for part in maps], (~finite).to(torch.float64), probe)
     exact = torch.where(poison > 0, torch.nan, exact)
     computed = torch.where((poison > 0) & (poison <= 0.5), torch.nan, computed)  # zero times NaN need not be formed
+    if exactly:
+        return exact_numbers(output, computed, torch.where(masses.slack > 0, torch.nan, exact))
     strict = mapped_bound(masses, count, accumulator)
     permissive = None if result.dtype == accumulator else mapped_bound(masses, count, result.dtype, wide=accumulator)
-    if exactly:
-        exact = torch.where(masses.slack > 0, torch.nan, exact)
-        return Comparison(
-            output=output,
-            computed=computed.to(torch.float64),
-            exact=exact,
-            strict=0.0,
-            rounds_output=False,
-        )
-    return Comparison(
-        output=output,
-        computed=computed,
-        exact=exact,
-        strict=strict,
-        permissive=permissive,
-        shadow_error=strict * (2.0**-53 / unit) if accumulator != torch.float64 else strict,
-        model=model_of(result),
-        propagates_nonfinite=result.dtype != torch.float64,
-    )
+    propagates = result.dtype != torch.float64
+    return compare(output, computed, exact, strict, accumulator, permissive=permissive, propagates_nonfinite=propagates)
 
 
 def _forward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
@@ -177,20 +164,14 @@ _UPSAMPLING: Final = (
 _PADDING: Final = tuple(f"{name}_pad{count}d" for name in ("reflection", "replication") for count in (1, 2, 3))
 _ADVICE: Final = "Resize in float32 and in the contiguous layout; if that differs as well, drain the device."
 
-CHECKS: tuple[Check, ...] = tuple(
-    Check(
-        name=name,
-        family="interpolation",
-        ops=tuple(f"aten::{op}" for op in ops),
-        judge=judge,
-        cost=_cost,
-        advice=_ADVICE,
-        silent=EXAMPLES[name].silent,
-        fires=EXAMPLES[name].fires,
-    )
-    for name, judge, ops in (
-        ("interpolate", _forward, _UPSAMPLING),
-        ("interpolate_backward", _backward, tuple(f"{op}_backward" for op in _UPSAMPLING)),
-        ("padding_backward", _backward, tuple(f"{op}_backward" for op in _PADDING)),
-    )
+CHECKS: tuple[Check, ...] = checks_of(
+    "interpolation",
+    {
+        "interpolate": (_forward, _UPSAMPLING),
+        "interpolate_backward": (_backward, [f"{op}_backward" for op in _UPSAMPLING]),
+        "padding_backward": (_backward, [f"{op}_backward" for op in _PADDING]),
+    },
+    EXAMPLES,
+    cost=_cost,
+    advice=_ADVICE,
 )

@@ -16,11 +16,10 @@ from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF, smallest_rou
 from numguard.numerics.formats import accumulator_dtype
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
 from numguard.shadow.arithmetic import Arithmetic
-from numguard.shadow.comparison import Comparison
+from numguard.shadow.comparison import JudgedComparison
 
 if TYPE_CHECKING:
-    from numguard.backends.attention import Attending, Rows
-    from numguard.backends.normalisation import JudgedRows
+    from numguard.backends.attention import Attending, JudgedElements, Rows
 
 Slices = tuple[slice, slice, slice, slice]  # batches, key heads, queries, keys
 
@@ -76,17 +75,8 @@ def _every(slices: Slices, call: AttentionCall) -> "Rows":
     return batches, heads, queries, keys
 
 
-def _comparison(name: str, computed: Tensor, judged: "JudgedRows", call: AttentionCall) -> Comparison:
-    return Comparison(
-        output=name,
-        computed=computed,
-        exact=judged.exact,
-        strict=judged.strict,
-        permissive=judged.permissive,
-        shadow_error=judged.shadow_error,
-        model=call.grounds,
-        verdict=judged.verdict,
-    )
+def _comparison(name: str, computed: Tensor, judged: "JudgedElements", call: AttentionCall) -> JudgedComparison:
+    return JudgedComparison(name, judged, computed, call.grounds)
 
 
 def judged_rows(
@@ -95,7 +85,7 @@ def judged_rows(
     tensors: Sequence[Tensor | None],
     computed: tuple[Tensor, Tensor | None],
     arithmetic: Arithmetic,
-) -> Sequence[Comparison] | None:
+) -> Sequence[JudgedComparison] | None:
     """Return the comparisons of output and logsumexp, judged; None where the route cannot read the tensors.
 
     Parameters
@@ -125,7 +115,7 @@ def judged_gradients(
     computed: tuple[Tensor, Tensor, Tensor],
     num_stores: tuple[float, float],
     arithmetic: Arithmetic,
-) -> Sequence[Comparison] | None:
+) -> Sequence[JudgedComparison] | None:
     """Return the comparisons of the gradients, judged; None where the route cannot read the tensors.
 
     Parameters

@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from numguard.backends.dot import dtype_number
 from numguard.checks.check import Probe
 from numguard.checks.freivalds import first_sign
-from numguard.checks.judged_products import comparison_of, judging
+from numguard.checks.judged_products import checksum_of, comparison_of, judging
 from numguard.checks.matmul_precision import (
     Flags,
     Precision,
@@ -24,7 +24,7 @@ from numguard.checks.matmul_precision import (
 from numguard.checks.product_blocks import Block, Shape, blocks_of
 from numguard.shadow.arithmetic import Part
 from numguard.shadow.call import OpCall
-from numguard.shadow.comparison import Comparison
+from numguard.shadow.comparison import JudgedComparison
 
 if TYPE_CHECKING:
     from numguard.backends.dot import Judging
@@ -137,7 +137,17 @@ def _read(call: OpCall, names: tuple[str, str]) -> tuple[_Product, Shape, int] |
     return _Product(grids[0], grids[1], grids[2], grids[3]), shape, num_terms
 
 
-def judged_contraction(call: OpCall, probe: Probe) -> Sequence[Comparison] | None:
+def _view(result: Tensor, grid: _Grid, picked: tuple[range, range, range]) -> Tensor:
+    """Return the picked elements of a result, ``[B, M, N]``."""
+    batches, rows, columns = picked
+    return result.detach().as_strided(
+        (len(batches), len(rows), len(columns)),
+        (grid.batch * batches.step, grid.row * rows.step, grid.column * columns.step),
+        result.storage_offset() + grid.batch * batches.start + grid.row * rows.start + grid.column * columns.start,
+    )
+
+
+def judged_contraction(call: OpCall, probe: Probe) -> Sequence[JudgedComparison] | None:
     """Return the comparisons of elements and checksums of a product, judged; None where the route cannot read it."""
     names, fused = _PLAIN.get(call.op), probe.arithmetic.fused
     read = None if names is None or fused is None else _read(call, names)
@@ -170,15 +180,8 @@ def judged_contraction(call: OpCall, probe: Probe) -> Sequence[Comparison] | Non
     )
     if judged is None:
         return None
-    batches, rows, columns = picked
-    grid, first = product.result, result.storage_offset()
-    computed = result.detach().as_strided(
-        (len(batches), len(rows), len(columns)),
-        (grid.batch * batches.step, grid.row * rows.step, grid.column * columns.step),
-        first + grid.batch * batches.start + grid.row * rows.start + grid.column * columns.start,
-    )
-    comparisons = [comparison_of("result", computed, judged[0], by, precision)]
-    sums = judged[1]
-    if sums is not None and sums.computed is not None:
-        comparisons.append(comparison_of("checksum", sums.computed, sums, summed_by, precision))
+    elements, sums = judged
+    comparisons = [comparison_of("result", partial(_view, result, product.result, picked), elements, by, precision)]
+    if sums is not None:
+        comparisons.append(checksum_of(sums, summed_by, precision))
     return comparisons

@@ -16,10 +16,10 @@ from numguard.numerics.error_bounds.exponential_bounds import accumulator_of, st
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF, smallest_rounding
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
 from numguard.shadow.arithmetic import Arithmetic
-from numguard.shadow.comparison import Comparison
+from numguard.shadow.comparison import JudgedComparison
 
 if TYPE_CHECKING:
-    from numguard.backends.normalisation import JudgedRows, Normalising, Weighing
+    from numguard.backends.normalisation import JudgedElements, Normalising, Weighing
 
 
 def _format(dtype: torch.dtype) -> tuple[float, float, float]:
@@ -49,22 +49,12 @@ def _normalising(
 def _comparison(
     output: str,
     computed: Tensor,
-    judged: "JudgedRows",
+    judged: "JudgedElements",
     *,
     assumed: bool = False,
     propagates_nonfinite: bool = True,
-) -> Comparison:
-    return Comparison(
-        output=output,
-        computed=computed,
-        exact=judged.exact,
-        strict=judged.strict,
-        permissive=judged.permissive,
-        shadow_error=judged.shadow_error,
-        model="assumed" if assumed else "calibrated",
-        propagates_nonfinite=propagates_nonfinite,
-        verdict=judged.verdict,
-    )
+) -> JudgedComparison:
+    return JudgedComparison(output, judged, computed, "assumed" if assumed else "calibrated", propagates_nonfinite)
 
 
 def judged_layer_norm(
@@ -75,7 +65,7 @@ def judged_layer_norm(
     height: int,
     taller: float,
     arithmetic: Arithmetic,
-) -> Sequence[Comparison] | None:
+) -> Sequence[JudgedComparison] | None:
     """Return the comparisons of results, means and rstd, judged; None where the route cannot read the tensors.
 
     Parameters
@@ -104,7 +94,7 @@ def judged_layer_norm(
 
 def judged_input_gradient(
     rows: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], weight: Tensor | None, arithmetic: Arithmetic
-) -> Comparison | None:
+) -> JudgedComparison | None:
     """Return the comparison of the gradient of x, judged; ``rows`` are dy, x, mean, rstd and that gradient."""
     if arithmetic.fused is None:
         return None
@@ -134,7 +124,7 @@ def _weighing(source: torch.dtype, result: torch.dtype, *, stores: bool) -> "Wei
 
 def judged_parameter_gradients(
     columns: Columns, results: tuple[Tensor | None, Tensor | None], arithmetic: Arithmetic
-) -> Sequence[Comparison] | None:
+) -> Sequence[JudgedComparison] | None:
     """Return the comparisons of the gradients of weight and bias, judged; None where the route cannot read the tensors.
 
     Parameters

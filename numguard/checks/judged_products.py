@@ -4,8 +4,9 @@ The formulas are those of :mod:`numguard.numerics.error_bounds.contraction_bound
 magnitudes: every bound there is affine in it, and infinite from a limit on.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from numguard.numerics.error_bounds.contraction_bounds import (
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF, smallest_rounding
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
 from numguard.shadow.arithmetic import Arithmetic
-from numguard.shadow.comparison import Comparison
+from numguard.shadow.comparison import JudgedComparison
 
 if TYPE_CHECKING:
     from numguard.backends.dot import Bound, JudgedElements, Judging
@@ -101,27 +102,34 @@ def judging(
 
 
 def comparison_of(
-    output: str, computed: Tensor, judged: "JudgedElements", by: "Judging", precision: Precision
-) -> Comparison:
+    output: str,
+    computed: Tensor | Callable[[], Tensor],
+    judged: "JudgedElements",
+    by: "Judging",
+    precision: Precision,
+) -> JudgedComparison:
     """Return the comparison of what has been judged by some coefficients."""
-    return Comparison(
-        output=output,
-        computed=computed,
-        exact=judged.exact,
-        strict=judged.strict,
-        permissive=judged.permissive if by.has_permissive else None,
-        shadow_error=judged.shadow_error,
-        model=precision.permissive.model,
-        propagates_nonfinite=bool(by.propagates_nonfinite),
-        verdict=judged.verdict,
-    )
+    return JudgedComparison(output, judged, computed, precision.permissive.model, bool(by.propagates_nonfinite))
+
+
+def _sums(judged: "JudgedElements") -> Tensor:
+    computed = judged.computed
+    assert computed is not None
+    return computed
+
+
+def checksum_of(judged: "JudgedElements", by: "Judging", precision: Precision) -> JudgedComparison:
+    """Return the comparison of checksums that have been judged."""
+    return comparison_of("checksum", partial(_sums, judged), judged, by, precision)
 
 
 def _detached(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach()
 
 
-def judged_elements(gemm: Gemm, result: Tensor, arithmetic: Arithmetic, precision: Precision) -> Comparison | None:
+def judged_elements(
+    gemm: Gemm, result: Tensor, arithmetic: Arithmetic, precision: Precision
+) -> JudgedComparison | None:
     """Return the comparison of all elements of a product, judged; None where the route cannot read the operands."""
     assert arithmetic.fused is not None
     by = judging(
@@ -142,7 +150,7 @@ def judged_elements(gemm: Gemm, result: Tensor, arithmetic: Arithmetic, precisio
 
 def judged_checksum(
     gemm: Gemm, result: Tensor, first_sign: int, arithmetic: Arithmetic, precision: Precision
-) -> Comparison | None:
+) -> JudgedComparison | None:
     """Return the comparison of the checksums of a product, judged; None where the route cannot read the operands."""
     assert arithmetic.fused is not None
     num_rows = gemm.a.shape[-2]
@@ -159,6 +167,4 @@ def judged_checksum(
         False,
     )
     judged = arithmetic.fused.checksums(gemm.a.detach(), gemm.b.detach(), result, _detached(gemm.added), first_sign, by)
-    if judged is None or judged.computed is None:
-        return None
-    return comparison_of("checksum", judged.computed, judged, by, precision)
+    return None if judged is None else checksum_of(judged, by, precision)

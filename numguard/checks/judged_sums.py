@@ -5,7 +5,7 @@ The formulas are those of :mod:`numguard.numerics.error_bounds.reduction_bounds`
 """
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,10 +17,10 @@ from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF, smallest_rou
 from numguard.numerics.formats import accumulator_dtype
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
 from numguard.shadow.arithmetic import Arithmetic
-from numguard.shadow.comparison import Comparison
+from numguard.shadow.comparison import JudgedComparison
 
 if TYPE_CHECKING:
-    from numguard.backends.judged_sums import JudgedRows, Slotting, Summing
+    from numguard.backends.judged_sums import Slotting, Summing
 
 _cached_summing_record = lru_cache(maxsize=1024)(summing_record)
 
@@ -39,7 +39,7 @@ def judged_rows(
     limit: float,
     permissive_growth: float | None = None,
     division: float | None = None,
-) -> Comparison | None:
+) -> JudgedComparison | None:
     """Return the comparison of sums or means by rows, judged; None where the route cannot read the tensors.
 
     Parameters
@@ -67,7 +67,7 @@ def judged_rows(
     judged = arithmetic.fused.row_sums(rows.source, rows.num_kept, rows.result, by)
     if judged is None:
         return None
-    return _comparison(rows.result, judged, model_of(rows.result), propagates_nonfinite=True)
+    return JudgedComparison("result", judged, rows.result, model_of(rows.result), propagates_nonfinite=True)
 
 
 @lru_cache(maxsize=16)
@@ -75,7 +75,7 @@ def _slotting(result: torch.dtype) -> "Slotting":
     return slotting_record(shadow=SHADOW_ROUNDOFF, result=_format(result))
 
 
-def judged_slots(summed: SlotSum, base: Tensor | None, arithmetic: Arithmetic) -> Comparison | None:
+def judged_slots(summed: SlotSum, base: Tensor | None, arithmetic: Arithmetic) -> JudgedComparison | None:
     """Return the comparison of sums by slot, judged; None for 16-bit and scaled ones and what the route cannot read."""
     result = summed.result
     assert result is not None
@@ -87,24 +87,4 @@ def judged_slots(summed: SlotSum, base: Tensor | None, arithmetic: Arithmetic) -
     judged = arithmetic.fused.slot_sums(
         summed.num_slots, summed.index, summed.source, base, result, _slotting(result.dtype)
     )
-    return None if judged is None else _comparison(result, judged, "proved")
-
-
-def _comparison(
-    computed: Tensor,
-    judged: "JudgedRows",
-    model: Literal["proved", "calibrated", "assumed"],
-    *,
-    propagates_nonfinite: bool = False,
-) -> Comparison:
-    return Comparison(
-        output="result",
-        computed=computed,
-        exact=judged.exact,
-        strict=judged.strict,
-        permissive=judged.permissive,
-        shadow_error=judged.shadow_error,
-        model=model,
-        propagates_nonfinite=propagates_nonfinite,
-        verdict=judged.verdict,
-    )
+    return None if judged is None else JudgedComparison("result", judged, result)

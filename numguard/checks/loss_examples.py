@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from numguard.checks import planted_faults
-from numguard.checks.check import Example
-from numguard.checks.planted_faults import Examples
+from numguard.checks.check import Example, Examples
 
 NONE, MEAN, SUM = 0, 1, 2  # the operator's codes of ``reduction``
 
@@ -109,7 +108,9 @@ def _backward_examples(*, planar: bool) -> Examples:
     )
 
 
-NLL_LOSS: Final = _forward_examples(planar=False)
-NLL_LOSS2D: Final = _forward_examples(planar=True)
-NLL_LOSS_BACKWARD: Final = _backward_examples(planar=False)
-NLL_LOSS2D_BACKWARD: Final = _backward_examples(planar=True)
+EXAMPLES: Final = {
+    "nll_loss": _forward_examples(planar=False),
+    "nll_loss2d": _forward_examples(planar=True),
+    "nll_loss_backward": _backward_examples(planar=False),
+    "nll_loss2d_backward": _backward_examples(planar=True),
+}

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe, cost_per_element
-from numguard.checks.loss_examples import NLL_LOSS, NLL_LOSS2D, NLL_LOSS2D_BACKWARD, NLL_LOSS_BACKWARD
+from numguard.checks.check import Check, Probe, checks_of, cost_per_element
+from numguard.checks.loss_examples import EXAMPLES
 from numguard.checks.observed_order import cascade_height, cascade_total
+from numguard.checks.reduced_rows import model_of
 from numguard.checks.repeated_sums import accepted_beside
 from numguard.checks.row_samples import sampled_rows
 from numguard.numerics.error_bounds.exponential_bounds import (
@@ -27,6 +28,7 @@ from numguard.shadow.comparison import Comparison
 
 NONE, MEAN, SUM = 0, 1, 2  # the operator's codes of ``reduction``
 FORWARD_COST: Final = 8.0  # one gathered element and its weight
+BACKWARD_COST: Final = 2.0
 
 aten = torch.ops.aten
 
@@ -63,7 +65,7 @@ def _compare(output: str, computed: Tensor, exact: Tensor, strict: Tensor | floa
         computed=computed,
         exact=exact,
         strict=strict,
-        model="calibrated" if computed.device.type == "cpu" else "assumed",
+        model=model_of(computed),
         propagates_nonfinite=True,
         **optional,
     )
@@ -196,7 +198,7 @@ def _backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]
     if not result.numel():
         return ()
     unreduced = call["reduction"] == NONE and result.dim() > 1
-    rows = sampled_rows(result.shape[:-1], 2.0 * result.shape[-1], probe)
+    rows = sampled_rows(result.shape[:-1], BACKWARD_COST * result.shape[-1], probe)
     targets = _targets(call, rows)
     grad = call["grad_output"].detach()
     scale = grad[rows].double().unsqueeze(-1) if unreduced else grad.double().reshape(())
@@ -221,48 +223,25 @@ def _backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]
     )
 
 
-_FORWARD_ADVICE = "Compute the loss with reduction='none' in float32 and add it on another device; compare."
-_BACKWARD_ADVICE = "Check that no target leaves [0, classes) and repeat the backward step in float32."
-
 CHECKS: tuple[Check, ...] = (
-    Check(
-        name="nll_loss",
-        family="losses",
-        ops=("aten::nll_loss_forward", "aten::nll_loss_forward.output"),
-        judge=_forward,
+    *checks_of(
+        "losses",
+        {
+            "nll_loss": (_forward, ("nll_loss_forward", "nll_loss_forward.output")),
+            "nll_loss2d": (_forward, ("nll_loss2d_forward", "nll_loss2d_forward.output")),
+        },
+        EXAMPLES,
         cost=cost_per_element("target", FORWARD_COST),
-        advice=_FORWARD_ADVICE,
-        silent=NLL_LOSS.silent,
-        fires=NLL_LOSS.fires,
+        advice="Compute the loss with reduction='none' in float32 and add it on another device; compare.",
     ),
-    Check(
-        name="nll_loss2d",
-        family="losses",
-        ops=("aten::nll_loss2d_forward", "aten::nll_loss2d_forward.output"),
-        judge=_forward,
-        cost=cost_per_element("target", FORWARD_COST),
-        advice=_FORWARD_ADVICE,
-        silent=NLL_LOSS2D.silent,
-        fires=NLL_LOSS2D.fires,
-    ),
-    Check(
-        name="nll_loss_backward",
-        family="losses",
-        ops=("aten::nll_loss_backward", "aten::nll_loss_backward.grad_input"),
-        judge=_backward,
-        cost=cost_per_element("self", 2.0),
-        advice=_BACKWARD_ADVICE,
-        silent=NLL_LOSS_BACKWARD.silent,
-        fires=NLL_LOSS_BACKWARD.fires,
-    ),
-    Check(
-        name="nll_loss2d_backward",
-        family="losses",
-        ops=("aten::nll_loss2d_backward", "aten::nll_loss2d_backward.grad_input"),
-        judge=_backward,
-        cost=cost_per_element("self", 2.0),
-        advice=_BACKWARD_ADVICE,
-        silent=NLL_LOSS2D_BACKWARD.silent,
-        fires=NLL_LOSS2D_BACKWARD.fires,
+    *checks_of(
+        "losses",
+        {
+            "nll_loss_backward": (_backward, ("nll_loss_backward", "nll_loss_backward.grad_input")),
+            "nll_loss2d_backward": (_backward, ("nll_loss2d_backward", "nll_loss2d_backward.grad_input")),
+        },
+        EXAMPLES,
+        cost=cost_per_element("self", BACKWARD_COST),
+        advice="Check that no target leaves [0, classes) and repeat the backward step in float32.",
     ),
 )

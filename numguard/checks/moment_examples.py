@@ -6,8 +6,8 @@ from typing import Any, Final
 import torch
 from torch import Generator, Tensor
 
-from numguard.checks.check import Example
-from numguard.checks.planted_faults import Examples, at, flipped_bit, planted_nan
+from numguard.checks.check import Example, Examples
+from numguard.checks.planted_faults import at, flipped_bit, planted_nan
 
 aten = torch.ops.aten
 OPERATORS: Final = {

@@ -7,9 +7,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe, cost_per_element
+from numguard.checks.check import Check, Probe, checks_of, cost_per_element
 from numguard.checks.moment_examples import EXAMPLES
-from numguard.checks.reduced_rows import keep_overwritten, model_of, require_numbers, rows_of
+from numguard.checks.overwritten_operands import keep_overwritten
+from numguard.checks.reduced_rows import model_of, require_numbers, rows_of
 from numguard.checks.row_moments import RowMoments, moments_of
 from numguard.checks.sign_rules import not_negative
 from numguard.numerics.error_bounds.exponential_bounds import accumulator_of, bounded_while
@@ -110,24 +111,16 @@ def _spread(
     )
 
 
-_VARIANTS: Final = {
-    "var": ("var.correction", "var.correction_out"),
-    "std": ("std.correction", "std.correction_out"),
-    "var_mean": ("var_mean.correction",),
-    "std_mean": ("std_mean.correction",),
-}
-
-CHECKS: tuple[Check, ...] = tuple(
-    Check(
-        name=name,
-        family="moments",
-        ops=tuple(f"aten::{op}" for op in ops),
-        judge=_judge,
-        capture=keep_overwritten,
-        cost=cost_per_element("self", COST),
-        advice="Take mean and variance in float64 on another device; subtract a large offset first.",
-        silent=EXAMPLES[name].silent,
-        fires=EXAMPLES[name].fires,
-    )
-    for name, ops in _VARIANTS.items()
+CHECKS: tuple[Check, ...] = checks_of(
+    "moments",
+    {
+        "var": (_judge, ("var.correction", "var.correction_out")),
+        "std": (_judge, ("std.correction", "std.correction_out")),
+        "var_mean": (_judge, ("var_mean.correction",)),
+        "std_mean": (_judge, ("std_mean.correction",)),
+    },
+    EXAMPLES,
+    capture=keep_overwritten,
+    cost=cost_per_element("self", COST),
+    advice="Take mean and variance in float64 on another device; subtract a large offset first.",
 )

@@ -7,8 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from numguard.checks import planted_faults
-from numguard.checks.check import Example
-from numguard.checks.planted_faults import Examples
+from numguard.checks.check import Example, Examples
 from numguard.checks.sum_examples import (
     Arguments,
     Call,

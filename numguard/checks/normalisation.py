@@ -18,12 +18,12 @@ from numguard.checks.normalised_rows import (
     Columns,
     Layout,
     columns_of,
-    compare,
     flat_parameter,
     layout_of,
     wide_parameter,
 )
 from numguard.checks.row_samples import sampled_rows
+from numguard.checks.same_formula import compare
 from numguard.numerics.error_bounds.exponential_bounds import accumulator_of, storage_of
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
 from numguard.numerics.error_bounds.normalisation_bounds import (
@@ -40,7 +40,7 @@ from numguard.numerics.error_bounds.normalisation_bounds import (
 )
 from numguard.shadow.arithmetic import Arithmetic
 from numguard.shadow.call import OpCall
-from numguard.shadow.comparison import Comparison
+from numguard.shadow.comparison import Compared
 
 FORWARD_COST: Final = 8.0
 BACKWARD_COST: Final = 20.0
@@ -58,7 +58,7 @@ def statistics(x: Tensor, eps: float, arithmetic: Arithmetic) -> Statistics:
     return Statistics(mean, variance, (variance + eps).rsqrt(), magnitude)
 
 
-def _layer_norm(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
+def _layer_norm(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compared]:
     source, layout = call["input"], layout_of(call)
     if not source.numel():
         return ()
@@ -92,7 +92,7 @@ def _layer_norm(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compariso
     )
 
 
-def _rms_norm(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
+def _rms_norm(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compared]:
     source, layout = call["input"], layout_of(call)
     if not source.numel():
         return ()
@@ -117,7 +117,7 @@ def _rms_norm(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]
 # backward -------------------------------------------------------------------------------------------------------
 
 
-def _input_gradient(call: OpCall, layout: Layout, probe: Probe) -> Comparison:
+def _input_gradient(call: OpCall, layout: Layout, probe: Probe) -> Compared:
     count, accumulator = layout.length, accumulator_of(call["input"].dtype)
     rows = sampled_rows(layout.leading, BACKWARD_COST * count, probe)
     given = [layout.flat(call[name], rows) for name in ("grad_out", "input", "mean", "rstd")]
@@ -139,9 +139,7 @@ def _input_gradient(call: OpCall, layout: Layout, probe: Probe) -> Comparison:
     return compare("grad_input", result, exact, centred, accumulator, permissive=raw)
 
 
-def _parameter_gradients(
-    call: OpCall, layout: Layout, columns: Columns, arithmetic: Arithmetic
-) -> Sequence[Comparison]:
+def _parameter_gradients(call: OpCall, layout: Layout, columns: Columns, arithmetic: Arithmetic) -> Sequence[Compared]:
     """Compare dgamma and dbeta (dgamma alone for rms_norm) on sampled columns."""
     weight, bias = call.output[1], call.output[2] if len(call.output) == 3 else None
     picked = tuple(None if x is None else x.detach()[columns.picked].reshape(-1) for x in (weight, bias))
@@ -171,7 +169,7 @@ def _parameter_gradients(
     return comparisons
 
 
-def _layer_norm_backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
+def _layer_norm_backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compared]:
     layout = layout_of(call)
     if not layout.length:
         return ()
@@ -180,7 +178,7 @@ def _layer_norm_backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[
         comparisons.append(_input_gradient(call, layout, probe))
     if any(result is not None for result in call.output[1:]):
 
-        def bounded(columns: Columns) -> Sequence[Comparison]:
+        def bounded(columns: Columns) -> Sequence[Compared]:
             return _parameter_gradients(call, layout, columns, probe.arithmetic)
 
         comparisons += bounded(columns_of(call, layout, probe, COLUMN_COST))
@@ -188,11 +186,11 @@ def _layer_norm_backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[
     return comparisons
 
 
-def _rms_norm_backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
+def _rms_norm_backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compared]:
     layout = layout_of(call)
     if not layout.length:
         return ()
-    comparisons = []
+    comparisons: list[Compared] = []
     if call.output[0] is not None and layout.num_rows:
         count, accumulator = layout.length, accumulator_of(call["input"].dtype)
         rows = sampled_rows(layout.leading, BACKWARD_COST * count, probe)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from numguard.checks import planted_faults
-from numguard.checks.check import Example
-from numguard.checks.planted_faults import Examples, at
+from numguard.checks.check import Example, Examples
+from numguard.checks.planted_faults import at
 
 ROWS: Final = (6, 20)
 LENGTH: Final = 72

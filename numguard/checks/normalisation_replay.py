@@ -18,7 +18,7 @@ from numguard.checks.observed_order import fused_sum, row_totals
 from numguard.checks.repeated_sums import accepted_beside
 from numguard.numerics.error_bounds.exponential_bounds import storage_of
 from numguard.shadow.call import OpCall
-from numguard.shadow.comparison import Comparison
+from numguard.shadow.comparison import Compared, Comparison
 
 REPLAY_STEP_COST: Final = 6000.0  # one step of a replay takes as long as so many multiply-adds
 _REPLAY_ELEMENTS: Final = 1 << 18  # terms that one replay may hold
@@ -58,7 +58,7 @@ def replays(dtype: torch.dtype, parameter: torch.dtype, num_threads: int, num_ro
 
 
 def replay(
-    call: OpCall, layout: Layout, probe: Probe, bounded: Callable[[Columns], Sequence[Comparison]]
+    call: OpCall, layout: Layout, probe: Probe, bounded: Callable[[Columns], Sequence[Compared]]
 ) -> Sequence[Comparison]:
     """Compare dgamma and dbeta bit for bit where they are summed in 16 bits and the order is known.
 

@@ -3,15 +3,11 @@
 from math import prod
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from numguard.checks.check import Probe
 from numguard.checks.row_samples import sampled_rows
-from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
-from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
 from numguard.shadow.call import OpCall
-from numguard.shadow.comparison import Comparison
 
 
 class Layout(NamedTuple):
@@ -60,39 +56,6 @@ def flat_parameter(parameter: Tensor | None) -> Tensor | None:
 def wide_parameter(parameter: Tensor | None) -> Tensor | None:
     """Return weight or bias as one float64 row."""
     return None if parameter is None else parameter.detach().double().reshape(-1)
-
-
-def compare(
-    output: str,
-    computed: Tensor,
-    exact: Tensor,
-    strict: Tensor,
-    accumulator: torch.dtype,
-    *,
-    permissive: Tensor | None = None,
-    taller: float = 1.0,
-    assumed: bool = False,
-    propagates_nonfinite: bool = True,
-) -> Comparison:
-    """Compare with a shadow that obeys the strict bound with its own unit roundoff.
-
-    Parameters
-    ----------
-    taller
-        By how much the shadow's sums are taller than the operator's, at least one.
-    assumed
-        Whether the bound was never tried against this operator on this device.
-    """
-    return Comparison(
-        output=output,
-        computed=computed,
-        exact=exact,
-        strict=strict,
-        permissive=permissive,
-        shadow_error=strict * (taller * SHADOW_ROUNDOFF / UNIT_ROUNDOFF[accumulator]),
-        model="assumed" if assumed or computed.device.type != "cpu" else "calibrated",
-        propagates_nonfinite=propagates_nonfinite,
-    )
 
 
 class Columns(NamedTuple):

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from numguard.checks.check import Check, Probe
 from numguard.checks.norm_examples import FOREACH_NORM, VECTOR_NORM
-from numguard.checks.reduced_rows import keep_overwritten, model_of, require_numbers, row_totals, rows_of
+from numguard.checks.overwritten_operands import keep_overwritten
+from numguard.checks.reduced_rows import model_of, require_numbers, row_totals, rows_of
 from numguard.numerics.error_bounds.norm_bounds import PowerNorm, is_exact_order, power_norm_bound
 from numguard.numerics.error_bounds.reduction_bounds import count_growth, guarded
 from numguard.numerics.error_bounds.summation_bounds import Quantity, growth_factor, norm_bound

@@ -4,9 +4,9 @@ from typing import Any, Final
 
 import torch
 
-from numguard.checks.check import Example
+from numguard.checks.check import Example, Examples
 from numguard.checks.extremum_examples import call_of, next_place
-from numguard.checks.planted_faults import Examples, at, flipped_bit
+from numguard.checks.planted_faults import at, flipped_bit
 
 aten = torch.ops.aten
 

@@ -10,8 +10,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe, cost_per_element
-from numguard.checks.extremum_rows import Lines, claims, exact_values, lines_of
+from numguard.checks.check import Check, Probe, checks_of, cost_per_element
+from numguard.checks.exact_results import claims, exact_values
+from numguard.checks.extremum_rows import Lines, lines_of
 from numguard.checks.order_examples import EXAMPLES
 from numguard.shadow.call import OpCall
 from numguard.shadow.comparison import Comparison
@@ -66,15 +67,14 @@ def _topk(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
     def better(a: Tensor, b: Tensor) -> Tensor:
         return _above(a, b) if largest else _above(b, a)
 
-    inside = better(lines.values.unsqueeze(1), values.unsqueeze(-1)) if values.shape[1] == 1 else None
-    last = values[:, -1:] if call["sorted"] else None
     found = [
         exact_values("values", values, lines.at(indices)),
         claims("indices", _distinct(lines, indices, probe)),
     ]
-    if inside is not None:
-        return [*found, claims("selection", _count(inside[:, 0], probe))]
-    if last is not None:
+    if values.shape[1] == 1:
+        return [*found, claims("selection", _count(better(lines.values, values), probe))]
+    if call["sorted"]:
+        last = values[:, -1:]
         found.append(claims("order", _count(better(values[:, 1:], values[:, :-1]), probe)))
         # As many elements rank above the last one as there are results that do.
         missed = _count(better(lines.values, last), probe) - _count(better(values, last), probe)
@@ -142,24 +142,17 @@ def _running(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
 
 
 _ADVICE: Final = "Selecting must be exact: repeat it on another device, and drain this one if the results differ."
-_VARIANTS: Final = (
-    ("sort", _sort, ("sort", "sort.stable", "sort.values", "sort.values_stable")),
-    ("topk", _topk, ("topk", "topk.values")),
-    ("kthvalue", _kth, ("kthvalue", "kthvalue.values")),
-    ("median", _median, ("median", "median.dim", "median.dim_values", "nanmedian", "nanmedian.dim")),
-    ("cummax", _running, ("cummax", "cummax.out", "cummin", "cummin.out")),
-)
 
-CHECKS: tuple[Check, ...] = tuple(
-    Check(
-        name=name,
-        family="extrema",
-        ops=tuple(f"aten::{op}" for op in ops),
-        judge=judge,
-        cost=cost_per_element("self", COST),
-        advice=_ADVICE,
-        silent=EXAMPLES[name].silent,
-        fires=EXAMPLES[name].fires,
-    )
-    for name, judge, ops in _VARIANTS
+CHECKS: tuple[Check, ...] = checks_of(
+    "extrema",
+    {
+        "sort": (_sort, ("sort", "sort.stable", "sort.values", "sort.values_stable")),
+        "topk": (_topk, ("topk", "topk.values")),
+        "kthvalue": (_kth, ("kthvalue", "kthvalue.values")),
+        "median": (_median, ("median", "median.dim", "median.dim_values", "nanmedian", "nanmedian.dim")),
+        "cummax": (_running, ("cummax", "cummax.out", "cummin", "cummin.out")),
+    },
+    EXAMPLES,
+    cost=cost_per_element("self", COST),
+    advice=_ADVICE,
 )

@@ -1,21 +1,12 @@
 """Wrong results for the examples of the checks: what kernels, memory and chips have been seen to do."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Example
-
 Corruption = Callable[[Any, tuple[Any, ...]], Any]
-
-
-class Examples(NamedTuple):
-    """The examples of one check."""
-
-    silent: tuple[Example, ...]
-    fires: tuple[Example, ...]
 
 
 def _largest(tensor: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,9 @@ from typing import Any, Final
 import torch
 from torch import Generator, Tensor
 
-from numguard.checks.check import Example
+from numguard.checks.check import Example, Examples
 from numguard.checks.losses import MEAN, NONE, SUM
-from numguard.checks.planted_faults import Examples, flipped_bit, planted_nan
+from numguard.checks.planted_faults import flipped_bit, planted_nan
 
 SHAPE: Final = (12, 30)
 REDUCTIONS: Final = {"none": NONE, "mean": MEAN, "sum": SUM}

@@ -10,10 +10,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe, cost_per_element
+from numguard.checks.check import Check, Probe, checks_of, cost_per_element
 from numguard.checks.losses import MEAN, NONE
 from numguard.checks.pointwise_loss_examples import EXAMPLES
-from numguard.checks.reduced_rows import CHUNK, require_numbers
+from numguard.checks.reduced_rows import CHUNK, model_of, require_numbers
 from numguard.checks.row_samples import sampled_rows
 from numguard.numerics.error_bounds.exponential_bounds import accumulator_of, storage_of
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF, smallest_rounding
@@ -25,11 +25,10 @@ from numguard.shadow.call import OpCall
 from numguard.shadow.comparison import Comparison, NotCovered
 
 COST: Final = 16.0  # value and error of one element
-_BARE: Final = "_backward"
 
 
 def _rule(call: OpCall) -> LossRule:
-    name = call.op.removeprefix("aten::").partition(".")[0].removesuffix(_BARE)
+    name = call.op.removeprefix("aten::").partition(".")[0].removesuffix("_backward")
     if name == "smooth_l1_loss" and not call["beta"] > 0:
         raise NotCovered("smooth_l1_loss with beta=0")
     return RULES[name]
@@ -93,7 +92,7 @@ def _compare(output: str, computed: Tensor, exact: Tensor, bounds: Sequence[Tens
         strict=strict,
         permissive=permissive if storage_of(computed.dtype) is not None else None,
         shadow_error=torch.nan_to_num(own, posinf=0.0),
-        model="calibrated" if computed.device.type == "cpu" else "assumed",
+        model=model_of(computed),
         propagates_nonfinite=computed.dtype != torch.float64,
     )
 
@@ -177,31 +176,18 @@ _FORWARD_ADVICE: Final = "Compute the loss with reduction='none' in float32 and 
 _BACKWARD_ADVICE: Final = "Repeat the backward step of the loss in float32 on another device and compare elementwise."
 
 CHECKS: tuple[Check, ...] = (
-    *(
-        Check(
-            name=name,
-            family="losses",
-            ops=(f"aten::{name}",),
-            judge=_forward,
-            cost=cost_per_element("self", COST),
-            advice=_FORWARD_ADVICE,
-            silent=EXAMPLES[name].silent,
-            fires=EXAMPLES[name].fires,
-        )
-        for name in RULES
+    *checks_of(
+        "losses",
+        {name: (_forward, (name,)) for name in RULES},
+        EXAMPLES,
+        cost=cost_per_element("self", COST),
+        advice=_FORWARD_ADVICE,
     ),
-    *(
-        Check(
-            name=f"{name}_backward",
-            family="losses",
-            ops=(f"aten::{name}_backward",),
-            judge=_backward,
-            cost=cost_per_element("self", COST),
-            advice=_BACKWARD_ADVICE,
-            silent=EXAMPLES[f"{name}_backward"].silent,
-            fires=EXAMPLES[f"{name}_backward"].fires,
-        )
-        for name, rule in RULES.items()
-        if rule.slope is not None
+    *checks_of(
+        "losses",
+        {f"{name}_backward": (_backward, (f"{name}_backward",)) for name in RULES if RULES[name].slope is not None},
+        EXAMPLES,
+        cost=cost_per_element("self", COST),
+        advice=_BACKWARD_ADVICE,
     ),
 )

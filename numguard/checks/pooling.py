@@ -7,18 +7,19 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe
+from numguard.checks.check import Check, Probe, checks_of
+from numguard.checks.exact_results import exact_values
 from numguard.checks.pooling_examples import EXAMPLES
-from numguard.checks.pools import divisors, longest_window, spatial_count, windows_over, windows_under
+from numguard.checks.pools import divisors, is_adaptive, longest_window, spatial_count, windows_over, windows_under
 from numguard.checks.reduced_rows import require_numbers
 from numguard.checks.row_samples import sampled_rows
+from numguard.checks.two_bounds import bounded_twice
 from numguard.checks.windows import gathered
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
 from numguard.numerics.error_bounds.scatter_bounds import slot_bound
-from numguard.numerics.formats import accumulator_dtype
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
 from numguard.shadow.call import OpCall
-from numguard.shadow.comparison import Comparison, NotCovered
+from numguard.shadow.comparison import Comparison, Model, NotCovered
 
 TERM_COST: Final = 4.0  # the gathered element, its value and its mass
 
@@ -58,15 +59,8 @@ def _maximum(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
     # Where the maximum is NaN, an index outside of the window must not pass for one of a NaN.
     found = torch.where(exact.isnan() & ~inside, 0.0, found)
     return tuple(
-        Comparison(
-            output=name,
-            computed=computed,
-            exact=exact,
-            strict=0.0,
-            rounds_output=False,
-            propagates_nonfinite=True,
-        )
-        for name, computed in (("result", result.detach()[picked].to(torch.float64)), ("indices", found))
+        exact_values(name, computed, exact)
+        for name, computed in (("result", result.detach()[picked]), ("indices", found))
     )
 
 
@@ -86,25 +80,14 @@ def _scattered(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison
     table = torch.stack((values, values.abs(), torch.ones_like(values)), dim=-1).reshape(-1, 3)
     totals = probe.arithmetic.slot_totals(values.shape[0] * slots, (where + offsets).reshape(-1), table)
     exact, mass, hits = totals.unbind(-1)
-    computed = result[picked].reshape(-1)
 
     def bound(dtype: torch.dtype) -> Tensor:
         limits = torch.finfo(dtype)
         return slot_bound(mass, hits, UNIT_ROUNDOFF[dtype], limits.smallest_normal, limits.max, scaled=False)
 
-    wide = accumulator_dtype(result.dtype)
-    return (
-        Comparison(
-            output="grad_input",
-            computed=computed,
-            exact=exact,
-            strict=bound(wide),
-            permissive=None if wide == result.dtype else bound(result.dtype),
-            shadow_error=SHADOW_ROUNDOFF * (hits + 4.0) * mass,
-            model="proved" if result.device.type == "cpu" else "assumed",
-            propagates_nonfinite=result.dtype != torch.float64,
-        ),
-    )
+    own = SHADOW_ROUNDOFF * (hits + 4.0) * mass
+    model: Model = "proved" if result.device.type == "cpu" else "assumed"
+    return (bounded_twice("grad_input", result[picked].reshape(-1), exact, bound, own, model=model),)
 
 
 # averages -------------------------------------------------------------------------------------------------------
@@ -129,17 +112,8 @@ def _averaged(
         error = (terms + 3.0 + per_term) * (unit * mass + limits.smallest_normal)
         return torch.where(mass * abs(divisor) < 0.99 * limits.max, error, torch.inf)
 
-    wide = accumulator_dtype(computed.dtype)
-    return Comparison(
-        output=output,
-        computed=computed,
-        exact=exact,
-        strict=bound(wide),
-        permissive=None if wide == computed.dtype else bound(computed.dtype),
-        shadow_error=SHADOW_ROUNDOFF * (probe.arithmetic.height(terms) + 4.0) * mass,
-        model="calibrated" if computed.device.type == "cpu" else "assumed",
-        propagates_nonfinite=computed.dtype != torch.float64,
-    )
+    own = SHADOW_ROUNDOFF * (probe.arithmetic.height(terms) + 4.0) * mass
+    return bounded_twice(output, computed, exact, bound, own)
 
 
 def _average(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
@@ -163,7 +137,7 @@ def _average_gradient(call: OpCall, captured: Any, probe: Probe) -> Sequence[Com
         return ()
     count = spatial_count(call)
     outputs, sizes = _spatial(incoming, count), _spatial(result, count)
-    terms = longest_window(call, sizes, outputs) * (2**count if "adaptive" in call.op else 1)
+    terms = longest_window(call, sizes, outputs) * (2**count if is_adaptive(call) else 1)
     picked = sampled_rows(tuple(result.shape), TERM_COST * terms, probe)
     axes = windows_under(call, picked[-count:], sizes, outputs, result.device)
     divisor = divisors(call, (slice(None),) * count, outputs, sizes, result.device)
@@ -184,57 +158,57 @@ def _backward_cost(call: OpCall) -> float:
     return TERM_COST * float(call["grad_output"].numel() + call["self"].numel())
 
 
-_MAX_ADVICE: Final = (
-    "A maximum is one of its elements and must be exact: make the input contiguous, then drain the device."
-)
-_MEAN_ADVICE: Final = "Pool in float32 and in the contiguous layout; if that differs as well, drain the device."
+_ADVICE: Final = "Pool in float32 and in the contiguous layout; if that differs as well, drain the device."
 
-CHECKS: tuple[Check, ...] = tuple(
-    Check(
-        name=name,
-        family="pooling",
-        ops=tuple(f"aten::{op}" for op in ops),
-        judge=judge,
-        cost=cost,
-        advice=advice,
-        silent=EXAMPLES[name].silent,
-        fires=EXAMPLES[name].fires,
-    )
-    for name, judge, cost, advice, ops in (
-        (
-            "max_pool",
-            _maximum,
-            _forward_cost,
-            _MAX_ADVICE,
-            ("max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d", "adaptive_max_pool3d"),
-        ),
-        (
-            "max_pool_backward",
-            _scattered,
-            _backward_cost,
-            _MEAN_ADVICE,
-            (
-                *("max_pool2d_with_indices_backward", "max_pool3d_with_indices_backward"),
-                *("adaptive_max_pool2d_backward", "adaptive_max_pool3d_backward"),
-                *("fractional_max_pool2d_backward", "fractional_max_pool3d_backward"),
+CHECKS: tuple[Check, ...] = (
+    *checks_of(
+        "pooling",
+        {
+            "max_pool": (
+                _maximum,
+                ("max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d", "adaptive_max_pool3d"),
             ),
-        ),
-        (
-            "average_pool",
-            _average,
-            _forward_cost,
-            _MEAN_ADVICE,
-            ("avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d"),
-        ),
-        (
-            "average_pool_backward",
-            _average_gradient,
-            _backward_cost,
-            _MEAN_ADVICE,
-            (
-                *("avg_pool2d_backward", "avg_pool3d_backward"),
-                *("_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward"),
+        },
+        EXAMPLES,
+        cost=_forward_cost,
+        advice="A maximum is one of its elements and must be exact: make the input contiguous, then drain the device.",
+    ),
+    *checks_of(
+        "pooling",
+        {
+            "max_pool_backward": (
+                _scattered,
+                (
+                    *("max_pool2d_with_indices_backward", "max_pool3d_with_indices_backward"),
+                    *("adaptive_max_pool2d_backward", "adaptive_max_pool3d_backward"),
+                    *("fractional_max_pool2d_backward", "fractional_max_pool3d_backward"),
+                ),
             ),
-        ),
-    )
+        },
+        EXAMPLES,
+        cost=_backward_cost,
+        advice=_ADVICE,
+    ),
+    *checks_of(
+        "pooling",
+        {"average_pool": (_average, ("avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d"))},
+        EXAMPLES,
+        cost=_forward_cost,
+        advice=_ADVICE,
+    ),
+    *checks_of(
+        "pooling",
+        {
+            "average_pool_backward": (
+                _average_gradient,
+                (
+                    *("avg_pool2d_backward", "avg_pool3d_backward"),
+                    *("_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward"),
+                ),
+            ),
+        },
+        EXAMPLES,
+        cost=_backward_cost,
+        advice=_ADVICE,
+    ),
 )

@@ -6,8 +6,8 @@ import torch
 from torch import Generator, Tensor
 
 from numguard.checks.batch_norm_examples import channels_last
-from numguard.checks.check import Example
-from numguard.checks.planted_faults import Examples, at, flipped_bit, planted_nan, stale_row
+from numguard.checks.check import Example, Examples
+from numguard.checks.planted_faults import at, flipped_bit, planted_nan, stale_row
 
 aten = torch.ops.aten
 Arguments = tuple[Any, ...]

@@ -43,13 +43,12 @@ def _sampled(shape: Shape, num_terms: int, probe: Probe) -> Block:
     """Return the elements to form again: rows first, then batches, then columns where one row is too many."""
     batches, rows, columns = shape
     terms = 2 * max(1, num_terms)  # the value and its mass
+    probe.afford(terms)
     chosen_rows = probe.rows(rows, batches * columns * terms)
     cost = _taken(rows, chosen_rows) * terms
     chosen_batches = probe.rows(batches, columns * cost)
     cost *= _taken(batches, chosen_batches)
-    chosen_columns = probe.rows(columns, cost)
-    probe.afford(cost * _taken(columns, chosen_columns))
-    return Block(batches=chosen_batches, rows=chosen_rows, columns=chosen_columns)
+    return Block(batches=chosen_batches, rows=chosen_rows, columns=probe.rows(columns, cost))
 
 
 def _summed(shape: Shape, num_terms: int, probe: Probe) -> Block:

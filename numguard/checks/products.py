@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from numguard.checks.check import Check, Probe, cost_per_element
-from numguard.checks.integer_products import exact_comparison
+from numguard.checks.exact_results import exact_integers
+from numguard.checks.overwritten_operands import keep_overwritten
 from numguard.checks.product_examples import PROD
-from numguard.checks.reduced_rows import Rows, keep_overwritten, model_of, rows_of
+from numguard.checks.reduced_rows import Rows, model_of, rows_of
+from numguard.checks.scaled_numbers import Scaled, scaled
 from numguard.numerics.error_bounds.reduction_bounds import ProductFormat, ProductRange, product_bound
 from numguard.numerics.formats import accumulator_dtype, format_of
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
@@ -21,22 +23,9 @@ from numguard.shadow.comparison import Comparison, NotCovered
 
 COST: Final = 20.0  # mantissa, exponent, logarithm and four totals, per element
 _BLOCK: Final = 512  # mantissas of at least 1/2 whose product is a normal number
-_LARGEST_EXPONENT: Final = 1023
 
 
-class _Scaled(NamedTuple):
-    """``mantissa * 2**exponent``, both float64; a mantissa of a finite number lies in ``+-[1/2, 1)`` or is zero."""
-
-    mantissa: Tensor
-    exponent: Tensor
-
-
-def _scaled(x: Tensor) -> _Scaled:
-    mantissa, exponent = torch.frexp(x)
-    return _Scaled(mantissa, torch.where(x.isfinite(), exponent.to(torch.float64), 0.0))
-
-
-def _numpy_mantissas(mantissa: Tensor) -> _Scaled:
+def _numpy_mantissas(mantissa: Tensor) -> Scaled:
     """Multiply 512 at a time along the last dimension until one is left."""
     values, exponent = mantissa.numpy(), np.zeros(mantissa.shape[:-1])
     with np.errstate(all="ignore"):
@@ -44,19 +33,19 @@ def _numpy_mantissas(mantissa: Tensor) -> _Scaled:
             values = np.multiply.reduceat(values, np.arange(0, values.shape[-1], _BLOCK), axis=-1)
             values, shifts = np.frexp(values)
             exponent = exponent + np.add.reduce(np.where(np.isfinite(values), shifts, 0), axis=-1)
-    return _Scaled(torch.from_numpy(np.array(values[..., 0])), torch.from_numpy(np.asarray(exponent)))
+    return Scaled(torch.from_numpy(np.array(values[..., 0])), torch.from_numpy(np.asarray(exponent)))
 
 
-def _halved_mantissas(mantissa: Tensor, arithmetic: Arithmetic) -> _Scaled:
+def _halved_mantissas(mantissa: Tensor, arithmetic: Arithmetic) -> Scaled:
     """Multiply the first half with the second half along the last dimension until one is left."""
     exponent = torch.zeros(mantissa.shape[:-1], dtype=torch.float64, device=mantissa.device)
     while mantissa.shape[-1] > 1:
         half = mantissa.shape[-1] // 2
         rest = mantissa[..., 2 * half :]
-        mantissa, shifts = _scaled(mantissa[..., :half] * mantissa[..., half : 2 * half])
+        mantissa, shifts = scaled(mantissa[..., :half] * mantissa[..., half : 2 * half])
         exponent = exponent + arithmetic.total(shifts, (shifts.dim() - 1,), False)
         mantissa = torch.cat([mantissa, rest], dim=-1)
-    return _Scaled(mantissa[..., 0], exponent)
+    return Scaled(mantissa[..., 0], exponent)
 
 
 def row_products(x: Tensor, arithmetic: Arithmetic) -> Tensor:
@@ -68,18 +57,13 @@ def row_products(x: Tensor, arithmetic: Arithmetic) -> Tensor:
     """
     if x.shape[-1] == 0:
         return x.new_ones(x.shape[:-1])
-    mantissa, exponent = _scaled(x)
+    mantissa, exponent = scaled(x)
     exponent = arithmetic.total(exponent, (x.dim() - 1,), False)
     if arithmetic.is_numpy:
         mantissa, shifts = _numpy_mantissas(mantissa)
     else:
         mantissa, shifts = _halved_mantissas(mantissa, arithmetic)
-    exponent = exponent + shifts
-    bounded = exponent.clamp(-2200.0, _LARGEST_EXPONENT).to(torch.int32)
-    half = torch.div(bounded, 2, rounding_mode="floor")
-    value = torch.ldexp(torch.ldexp(mantissa, half), bounded - half)
-    beyond = (exponent > _LARGEST_EXPONENT) & mantissa.isfinite() & (mantissa != 0.0)
-    return torch.where(beyond, torch.sign(mantissa) * torch.finfo(torch.float64).max, value)
+    return Scaled(mantissa, exponent + shifts).rounded()
 
 
 def _reach(x: Tensor, arithmetic: Arithmetic) -> ProductRange:
@@ -130,13 +114,13 @@ def _integers(x: Tensor, result: Tensor, arithmetic: Arithmetic) -> Comparison:
     x = x.to(torch.int64)
     if arithmetic.is_numpy:
         with np.errstate(all="ignore"):
-            return exact_comparison("result", result, torch.from_numpy(np.asarray(np.multiply.reduce(x.numpy(), -1))))
+            return exact_integers("result", result, torch.from_numpy(np.asarray(np.multiply.reduce(x.numpy(), -1))))
     if x.shape[-1] == 0:
-        return exact_comparison("result", result, x.new_ones(x.shape[:-1]))
+        return exact_integers("result", result, x.new_ones(x.shape[:-1]))
     while x.shape[-1] > 1:
         half = x.shape[-1] // 2
         x = torch.cat([x[..., :half] * x[..., half : 2 * half], x[..., 2 * half :]], dim=-1)
-    return exact_comparison("result", result, x[..., 0])
+    return exact_integers("result", result, x[..., 0])
 
 
 CHECKS: tuple[Check, ...] = (

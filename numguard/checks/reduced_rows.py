@@ -14,7 +14,6 @@ from numguard.numerics.error_bounds.summation_bounds import sum_bound
 from numguard.numerics.formats import accumulator_dtype, unit_roundoff
 from numguard.numerics.tree_heights import num_stored_partials, reduction_layout, summation_height
 from numguard.shadow.arithmetic import Arithmetic
-from numguard.shadow.call import OpCall
 from numguard.shadow.comparison import NotCovered
 
 CHUNK: Final = 1 << 14  # elements converted to float64 at once: memory that the allocator keeps, in the core's cache
@@ -85,15 +84,6 @@ def require_numbers(*tensors: Tensor) -> None:
 def model_of(tensor: Tensor) -> Literal["calibrated", "assumed"]:
     """Return what a bound assumes of the implementation, in the words of ``Finding.model``."""
     return "calibrated" if tensor.device.type == "cpu" else "assumed"
-
-
-def keep_overwritten(call: OpCall, probe: Probe) -> Tensor | None:
-    """Copy the input of a call whose ``out=`` lies in the same memory."""
-    source, out = call["self"], call.arguments.get("out")
-    if not isinstance(out, Tensor) or source.layout != torch.strided or out.layout != torch.strided:
-        return None
-    same = source.untyped_storage().data_ptr() == out.untyped_storage().data_ptr()
-    return source.detach().clone(memory_format=torch.preserve_format) if same else None
 
 
 def rows_of(

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from numguard.numerics.error_bounds.judgement import alarm_threshold
-from numguard.shadow.comparison import Comparison
+from numguard.shadow.comparison import Compared
 
 
 def accepted_values(
@@ -30,7 +30,7 @@ def accepted_values(
     return torch.where(within, wide, repeated)
 
 
-def accepted_beside(bounded: Comparison, computed: Tensor, repeated: Tensor) -> Tensor:
+def accepted_beside(bounded: Compared, computed: Tensor, repeated: Tensor) -> Tensor:
     """Return :func:`accepted_values` with shadow and bound of a comparison of the same elements."""
     shape = computed.shape
     exact, strict, error = (

@@ -36,6 +36,10 @@ def sampled_rows(
     remaining = cost
     for size in shape:
         remaining *= size
+    if remaining:
+        probe.afford(cost, in_pieces=in_pieces)
+    if not in_pieces:
+        probe = replace(probe, limit=min(probe.limit, probe.held))
     for dim in sorted(range(len(shape)), key=lambda number: -shape[number]):
         if remaining <= probe.limit or not shape[dim]:
             break
@@ -43,7 +47,6 @@ def sampled_rows(
         slices[dim] = picked
         remaining *= len(range(shape[dim])[picked]) / shape[dim]
         probe = replace(probe, offset=probe.offset * (picked.step or 1) % 1.0)
-    probe.afford(remaining, in_pieces=in_pieces)
     return tuple(slices)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 import torch
 from torch import Generator, Tensor
 
-from numguard.checks.check import Example
+from numguard.checks.check import Example, Examples
 
 Arguments = tuple[torch._ops.OpOverload, tuple[Any, ...], dict[str, Any]]
 Call = Callable[[torch.dtype, Generator], Arguments]
@@ -131,70 +131,83 @@ _INTEGERS: Final = (torch.int64, torch.int32)
 _WIDE: Final = (torch.float32, torch.float64)
 _EVERY: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64, *_INTEGERS)
 
-SILENT: Final[dict[str, tuple[Example, ...]]] = {
-    "embedding": (Example(name="plain", call=_embedding), Example(name="nan in a row", call=_nan_row)),
-    "embedding_backward": (
-        Example(name="few hits", call=_embedding_backward(rows=9)),
-        Example(name="many hits", call=_embedding_backward()),
-        Example(name="no hits", call=_embedding_backward(rows=0)),
-        Example(name="padding", call=_embedding_backward(padding=3)),
-        Example(name="scaled by frequency", call=_embedding_backward(by_frequency=True)),
-    ),
-    "index_add": (
-        Example(name="vector", call=_index_add(1, aten.index_add.default), dtypes=_EVERY),
-        Example(name="matrix", call=_index_add(2, aten.index_add.default), dtypes=_EVERY),
-        Example(name="three dimensions", call=_index_add(3, aten.index_add.default)),
-        Example(name="in place", call=_index_add(1, aten.index_add_.default)),
-        Example(name="scaled", call=_index_add(2, aten.index_add.default, alpha=0.3)),
-    ),
-    "scatter_add": (
-        Example(name="plain", call=_scatter_add(aten.scatter_add.default), dtypes=_EVERY),
-        Example(name="in place", call=_scatter_add(aten.scatter_add_.default)),
-        Example(name="reduce", call=_scatter_add(aten.scatter_reduce.two, "sum")),
-    ),
-    "index_put": (
-        Example(name="plain", call=_index_put(), dtypes=_EVERY),
-        Example(name="in place", call=_index_put(aten._index_put_impl_.default)),
-        Example(name="two indices and one value", call=_two_indices),
-    ),
-}
-
-FIRES: Final[dict[str, tuple[Example, ...]]] = {
-    "embedding": (
-        Example(name="stale row", call=_embedding, corrupt=_stale_row),
-        Example(name="doubled element", call=_embedding, corrupt=_doubled),
-        Example(name="hidden nan", call=_nan_row, corrupt=_hidden_nan),
-    ),
-    "embedding_backward": (
-        Example(name="lost tokens", call=_embedding_backward(), corrupt=_lost_gradient_rows),
-        Example(name="doubled element", call=_embedding_backward(rows=9), corrupt=_doubled),
-        Example(name="nan", call=_embedding_backward(), corrupt=_poisoned),
-        Example(
-            name="flipped low bit of a sum in 16 bits",
-            call=_embedding_backward(),
-            corrupt=_flipped_low_bit,
-            dtypes=(torch.bfloat16,),
+EXAMPLES: Final = {
+    "embedding": Examples(
+        silent=(Example(name="plain", call=_embedding), Example(name="nan in a row", call=_nan_row)),
+        fires=(
+            Example(name="stale row", call=_embedding, corrupt=_stale_row),
+            Example(name="doubled element", call=_embedding, corrupt=_doubled),
+            Example(name="hidden nan", call=_nan_row, corrupt=_hidden_nan),
         ),
     ),
-    "index_add": (
-        Example(name="lost rows of a vector", call=_index_add(1, aten.index_add.default), corrupt=_lost_added_rows),
-        Example(
-            name="lost rows of a matrix",
-            call=_index_add(2, aten.index_add.default),
-            corrupt=_lost_added_rows,
-            dtypes=_WIDE,
+    "embedding_backward": Examples(
+        silent=(
+            Example(name="few hits", call=_embedding_backward(rows=9)),
+            Example(name="many hits", call=_embedding_backward()),
+            Example(name="no hits", call=_embedding_backward(rows=0)),
+            Example(name="padding", call=_embedding_backward(padding=3)),
+            Example(name="scaled by frequency", call=_embedding_backward(by_frequency=True)),
         ),
-        Example(name="off by one", call=_index_add(2, aten.index_add.default), corrupt=_off_by_one, dtypes=_INTEGERS),
-        Example(name="nan", call=_index_add(2, aten.index_add.default), corrupt=_poisoned),
+        fires=(
+            Example(name="lost tokens", call=_embedding_backward(), corrupt=_lost_gradient_rows),
+            Example(name="doubled element", call=_embedding_backward(rows=9), corrupt=_doubled),
+            Example(name="nan", call=_embedding_backward(), corrupt=_poisoned),
+            Example(
+                name="flipped low bit of a sum in 16 bits",
+                call=_embedding_backward(),
+                corrupt=_flipped_low_bit,
+                dtypes=(torch.bfloat16,),
+            ),
+        ),
     ),
-    "scatter_add": (
-        Example(name="doubled element", call=_scatter_add(aten.scatter_add.default), corrupt=_doubled, dtypes=_WIDE),
-        Example(name="off by one", call=_scatter_add(aten.scatter_add.default), corrupt=_off_by_one, dtypes=_INTEGERS),
-        Example(name="nan", call=_scatter_add(aten.scatter_add.default), corrupt=_poisoned),
+    "index_add": Examples(
+        silent=(
+            Example(name="vector", call=_index_add(1, aten.index_add.default), dtypes=_EVERY),
+            Example(name="matrix", call=_index_add(2, aten.index_add.default), dtypes=_EVERY),
+            Example(name="three dimensions", call=_index_add(3, aten.index_add.default)),
+            Example(name="in place", call=_index_add(1, aten.index_add_.default)),
+            Example(name="scaled", call=_index_add(2, aten.index_add.default, alpha=0.3)),
+        ),
+        fires=(
+            Example(name="lost rows of a vector", call=_index_add(1, aten.index_add.default), corrupt=_lost_added_rows),
+            Example(
+                name="lost rows of a matrix",
+                call=_index_add(2, aten.index_add.default),
+                corrupt=_lost_added_rows,
+                dtypes=_WIDE,
+            ),
+            Example(
+                name="off by one", call=_index_add(2, aten.index_add.default), corrupt=_off_by_one, dtypes=_INTEGERS
+            ),
+            Example(name="nan", call=_index_add(2, aten.index_add.default), corrupt=_poisoned),
+        ),
     ),
-    "index_put": (
-        Example(name="lost rows", call=_index_put(), corrupt=_lost_put_rows),
-        Example(name="doubled element", call=_index_put(), corrupt=_doubled),
-        Example(name="nan", call=_index_put(), corrupt=_poisoned),
+    "scatter_add": Examples(
+        silent=(
+            Example(name="plain", call=_scatter_add(aten.scatter_add.default), dtypes=_EVERY),
+            Example(name="in place", call=_scatter_add(aten.scatter_add_.default)),
+            Example(name="reduce", call=_scatter_add(aten.scatter_reduce.two, "sum")),
+        ),
+        fires=(
+            Example(
+                name="doubled element", call=_scatter_add(aten.scatter_add.default), corrupt=_doubled, dtypes=_WIDE
+            ),
+            Example(
+                name="off by one", call=_scatter_add(aten.scatter_add.default), corrupt=_off_by_one, dtypes=_INTEGERS
+            ),
+            Example(name="nan", call=_scatter_add(aten.scatter_add.default), corrupt=_poisoned),
+        ),
+    ),
+    "index_put": Examples(
+        silent=(
+            Example(name="plain", call=_index_put(), dtypes=_EVERY),
+            Example(name="in place", call=_index_put(aten._index_put_impl_.default)),
+            Example(name="two indices and one value", call=_two_indices),
+        ),
+        fires=(
+            Example(name="lost rows", call=_index_put(), corrupt=_lost_put_rows),
+            Example(name="doubled element", call=_index_put(), corrupt=_doubled),
+            Example(name="nan", call=_index_put(), corrupt=_poisoned),
+        ),
     ),
 }

@@ -6,22 +6,22 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe
+from numguard.checks.check import Check, Probe, checks_of
+from numguard.checks.exact_results import exact_sums, exact_values
 from numguard.checks.judged_sums import judged_slots
 from numguard.checks.observed_slots import adds_widely
 from numguard.checks.order_replay import replay, reproduces
 from numguard.checks.repeated_sums import accepted_values
-from numguard.checks.scatter_examples import FIRES, SILENT
+from numguard.checks.scatter_examples import EXAMPLES
 from numguard.checks.sign_rules import of_one_sign
 from numguard.checks.slot_sums import SlotSum, overwritten_base, slot_sum_of
+from numguard.checks.two_bounds import bounded_twice
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
 from numguard.numerics.error_bounds.scatter_bounds import slot_bound
 from numguard.numerics.formats import accumulator_dtype
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
 from numguard.shadow.call import OpCall
-from numguard.shadow.comparison import Comparison, NotCovered
-
-EXACT_INTEGERS: Final = 2.0**53
+from numguard.shadow.comparison import Compared, Comparison, NotCovered
 
 
 def _lookup(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
@@ -36,19 +36,10 @@ def _lookup(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
     index = index[rows].to(torch.int64).unsqueeze(-1)
     exact = weight.gather(0, index.expand(-1, width)).to(torch.float64)
     computed = output.reshape(-1, width)[rows].to(torch.float64)
-    return (
-        Comparison(
-            output="result",
-            computed=computed,
-            exact=exact,
-            strict=0.0,
-            rounds_output=False,
-            propagates_nonfinite=True,
-        ),
-    )
+    return (exact_values("result", computed, exact),)
 
 
-def _sums(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
+def _sums(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compared]:
     summed = slot_sum_of(call, probe)
     result = summed.result
     if result is None or not result.numel():
@@ -76,7 +67,7 @@ def _sums(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
         wide = wide if summed.keeps_base else torch.where(hits > 0, 0.0, wide)
         exact, mass = exact + wide, mass + wide.abs()
     if not result.dtype.is_floating_point:
-        return (_integers(result, exact, mass),)
+        return (exact_sums("result", result, exact, mass),)
     comparison = _bounded(summed, result, exact, mass, hits)
     if comparison.permissive is None:
         return (comparison,)
@@ -87,13 +78,6 @@ def _sums(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
     return comparisons if repeated is None else [*comparisons, repeated]
 
 
-def _integers(result: Tensor, exact: Tensor, mass: Tensor) -> Comparison:
-    """Compare integers exactly where float64 holds every partial sum and the dtype holds the result."""
-    largest = min(EXACT_INTEGERS, float(torch.iinfo(result.dtype).max))
-    exact = torch.where(mass <= largest, exact, torch.nan)
-    return Comparison(output="result", computed=result.to(torch.float64), exact=exact, strict=0.0, rounds_output=False)
-
-
 def _bounded(summed: SlotSum, result: Tensor, exact: Tensor, mass: Tensor, hits: Tensor) -> Comparison:
     scaled = summed.scale != 1 or summed.averaged
 
@@ -101,15 +85,15 @@ def _bounded(summed: SlotSum, result: Tensor, exact: Tensor, mass: Tensor, hits:
         limits = torch.finfo(dtype)
         return slot_bound(mass, hits, UNIT_ROUNDOFF[dtype], limits.smallest_normal, limits.max, scaled=scaled)
 
-    wide, on_cpu = accumulator_dtype(result.dtype), result.device.type == "cpu"
-    return Comparison(
-        output="result",
-        computed=result,
-        exact=exact,
-        strict=bound(wide),
-        permissive=None if wide == result.dtype else bound(result.dtype),
-        shadow_error=SHADOW_ROUNDOFF * (hits + 4.0) * mass,
-        model="calibrated" if on_cpu and wide != result.dtype else "proved" if on_cpu else "assumed",
+    is_proved = result.device.type == "cpu" and accumulator_dtype(result.dtype) == result.dtype
+    return bounded_twice(
+        "result",
+        result,
+        exact,
+        bound,
+        SHADOW_ROUNDOFF * (hits + 4.0) * mass,
+        model="proved" if is_proved else None,
+        propagates_nonfinite=False,
     )
 
 
@@ -146,10 +130,6 @@ def replayed(summed: SlotSum, base: Tensor | None, comparison: Comparison, probe
     )
 
 
-def _capture(call: OpCall, probe: Probe) -> Tensor | None:
-    return overwritten_base(call, probe)
-
-
 def _lookup_cost(call: OpCall) -> float:
     return float(call["indices"].numel() * call["weight"].shape[-1])
 
@@ -166,40 +146,33 @@ _ADVICE: Final = (
     "Repeat the call in float32: if only the 16-bit result is off, keep this gradient in float32; if float32 is "
     "wrong as well, drain the device."
 )
-_VARIANTS: Final = {
-    "embedding_backward": ("embedding_dense_backward",),
-    "index_add": ("index_add", "index_add_", "index_add.out"),
-    "scatter_add": (
-        *("scatter_add", "scatter_add_", "scatter_add.out"),
-        *("scatter_reduce.two", "scatter_reduce_.two", "scatter_reduce.two_out"),
-    ),
-    "index_put": ("index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put"),
-}
 
 CHECKS: tuple[Check, ...] = (
-    Check(
-        name="embedding",
-        family="scatters",
-        ops=("aten::embedding",),
-        judge=_lookup,
+    *checks_of(
+        "scatters",
+        {"embedding": (_lookup, ("embedding",))},
+        EXAMPLES,
         cost=_lookup_cost,
-        silent=SILENT["embedding"],
-        fires=FIRES["embedding"],
         advice="A lookup copies rows and must be exact: check the indices, then drain the device.",
     ),
-    *(
-        Check(
-            name=name,
-            family="scatters",
-            ops=tuple(f"aten::{op}" for op in ops),
-            judge=_sums,
-            capture=_capture,
-            cost=_cost,
-            silent=SILENT[name],
-            adds_widely=adds_widely,
-            fires=FIRES[name],
-            advice=_ADVICE,
-        )
-        for name, ops in _VARIANTS.items()
+    *checks_of(
+        "scatters",
+        {
+            "embedding_backward": (_sums, ("embedding_dense_backward",)),
+            "index_add": (_sums, ("index_add", "index_add_", "index_add.out")),
+            "scatter_add": (
+                _sums,
+                (
+                    *("scatter_add", "scatter_add_", "scatter_add.out"),
+                    *("scatter_reduce.two", "scatter_reduce_.two", "scatter_reduce.two_out"),
+                ),
+            ),
+            "index_put": (_sums, ("index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put")),
+        },
+        EXAMPLES,
+        capture=overwritten_base,
+        cost=_cost,
+        adds_widely=adds_widely,
+        advice=_ADVICE,
     ),
 )

@@ -8,15 +8,15 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe
-from numguard.checks.reduced_rows import model_of, require_numbers
+from numguard.checks.check import Check, Probe, checks_of
+from numguard.checks.reduced_rows import require_numbers
 from numguard.checks.scatters import replayed
 from numguard.checks.segment_examples import EXAMPLES
 from numguard.checks.sign_rules import of_one_sign
 from numguard.checks.slot_reductions import Slots, reduced_by_slot, total_by_slot
 from numguard.checks.slot_sums import SlotSum
+from numguard.checks.two_bounds import bounded_twice
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
-from numguard.numerics.formats import accumulator_dtype
 from numguard.shadow.call import OpCall
 from numguard.shadow.comparison import Comparison, NotCovered
 
@@ -134,18 +134,7 @@ def _backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]
             error = error + float(limits.smallest_normal) / value.abs().clamp(min=1e-300)
         return torch.where(in_range, error, torch.inf)
 
-    wide = accumulator_dtype(result.dtype)
-    return (
-        Comparison(
-            output="grad_data",
-            computed=result.reshape(-1),
-            exact=exact,
-            strict=bound(wide),
-            permissive=None if wide == result.dtype else bound(result.dtype),
-            model=model_of(result),
-            propagates_nonfinite=False,
-        ),
-    )
+    return (bounded_twice("grad_data", result.reshape(-1), exact, bound, propagates_nonfinite=False),)
 
 
 def _cost(call: OpCall) -> float:
@@ -154,19 +143,13 @@ def _cost(call: OpCall) -> float:
 
 _ADVICE: Final = "Reduce the segments in float32 or float64; if only the 16-bit result is off, keep it wider."
 
-CHECKS: tuple[Check, ...] = tuple(
-    Check(
-        name=name,
-        family="scatters",
-        ops=(f"aten::{op}",),
-        judge=judge,
-        cost=_cost,
-        advice=_ADVICE,
-        silent=EXAMPLES[name].silent,
-        fires=EXAMPLES[name].fires,
-    )
-    for name, op, judge in (
-        ("segment_reduce", "segment_reduce", _forward),
-        ("segment_reduce_backward", "_segment_reduce_backward", _backward),
-    )
+CHECKS: tuple[Check, ...] = checks_of(
+    "scatters",
+    {
+        "segment_reduce": (_forward, ("segment_reduce",)),
+        "segment_reduce_backward": (_backward, ("_segment_reduce_backward",)),
+    },
+    EXAMPLES,
+    cost=_cost,
+    advice=_ADVICE,
 )

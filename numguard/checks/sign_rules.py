@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from numguard.checks.exact_results import claims
 from numguard.shadow.comparison import Comparison
 
 
@@ -16,8 +17,7 @@ def not_negative(output: str, computed: Tensor) -> Comparison:
     computed
         Results; a NaN breaks no rule of signs.
     """
-    broken = (computed.detach() < 0).to(torch.float64)
-    return _unbroken(f"{output} not negative", broken)
+    return claims(f"{output} not negative", computed.detach() < 0)
 
 
 def of_one_sign(output: str, computed: Tensor, total: Tensor, mass: Tensor, num_addends: Tensor) -> Comparison:
@@ -46,10 +46,4 @@ def of_one_sign(output: str, computed: Tensor, total: Tensor, mass: Tensor, num_
     judged = (total.abs() == mass) & (mean > limits.smallest_normal) & (mass < limits.max / 2.0)
     least = mean * (1.0 - 2.0**-40)
     reached = computed.detach().to(torch.float64) * total.sign() >= least
-    return _unbroken(f"{output} of one sign", (judged & ~reached).to(torch.float64))
-
-
-def _unbroken(output: str, broken: Tensor) -> Comparison:
-    return Comparison(
-        output=output, computed=broken, exact=torch.zeros_like(broken), strict=0.0, rounds_output=False, model="proved"
-    )
+    return claims(f"{output} of one sign", judged & ~reached)

@@ -5,8 +5,8 @@ from typing import Any, Final
 import torch
 from torch import Generator, Tensor
 
-from numguard.checks.check import Example
-from numguard.checks.planted_faults import Examples, flipped_bit, planted_nan, stale_row
+from numguard.checks.check import Example, Examples
+from numguard.checks.planted_faults import flipped_bit, planted_nan, stale_row
 
 aten = torch.ops.aten
 ROWS, SLOTS, WIDTH = 24, 6, 5

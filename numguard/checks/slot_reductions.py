@@ -6,15 +6,18 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe
+from numguard.checks.check import Check, Probe, checks_of
+from numguard.checks.exact_results import claims, exact_numbers, exact_values
+from numguard.checks.overwritten_operands import keep_overwritten
 from numguard.checks.reduced_rows import require_numbers
 from numguard.checks.slot_reduction_examples import EXAMPLES
+from numguard.checks.slot_sums import flat_places
+from numguard.checks.two_bounds import bounded_twice
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF
 from numguard.numerics.error_bounds.scatter_bounds import slot_bound
 from numguard.numerics.error_bounds.slot_product_bounds import slot_product_bound
-from numguard.numerics.formats import accumulator_dtype
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
-from numguard.shadow.call import OpCall, mutated_arguments
+from numguard.shadow.call import OpCall
 from numguard.shadow.comparison import Comparison, NotCovered
 
 COST: Final = 12.0
@@ -31,33 +34,6 @@ class Slots(NamedTuple):
     base: Tensor
     result: Tensor
     keeps_base: bool
-
-
-def _overwrites(call: OpCall) -> bool:
-    own = call["self"]
-    return any(
-        own.untyped_storage().data_ptr() == call[name].untyped_storage().data_ptr()
-        for name in mutated_arguments(call.overload)
-    )
-
-
-def _capture(call: OpCall, probe: Probe) -> Tensor | None:
-    if "self" not in call.arguments:
-        return None
-    return call["self"].detach().clone() if _overwrites(call) else None
-
-
-def _positions(own: Tensor, dim: int, index: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return the flat places in a contiguous tensor like ``own`` that the elements of a source go to."""
-    slots = torch.zeros((), dtype=torch.int64, device=own.device)
-    stride = 1
-    for number in reversed(range(own.dim())):
-        place = torch.arange(shape[number], device=own.device).reshape(
-            [-1 if other == number else 1 for other in range(own.dim())]
-        )
-        slots = slots + (index if number == dim else place) * stride
-        stride *= own.shape[number]
-    return slots
 
 
 def _slots(call: OpCall, captured: Tensor | None, probe: Probe) -> Slots:
@@ -77,7 +53,7 @@ def _slots(call: OpCall, captured: Tensor | None, probe: Probe) -> Slots:
         index = index.expand(source.shape)
     else:
         source = source[tuple(slice(size) for size in index.shape)]
-    place = _positions(own, dim, index, tuple(source.shape))
+    place = flat_places(own.shape, dim, index)
     source, own = (part.to(torch.float64).reshape(-1) for part in (source, own))
     return Slots(place.reshape(-1), source, own, result.reshape(-1), bool(call["include_self"]))
 
@@ -115,14 +91,7 @@ def largest_by_slot(slots: Slots, hits: Tensor, sign: float, probe: Probe) -> Co
         best = values[order].take(ends.clamp(0, values.numel() - 1))
     kept = sign * slots.base
     exact = torch.where(hits > 0, torch.maximum(best, kept) if slots.keeps_base else best, kept)
-    return Comparison(
-        output="result",
-        computed=slots.result.to(torch.float64),
-        exact=sign * exact,
-        strict=0.0,
-        rounds_output=False,
-        propagates_nonfinite=True,
-    )
+    return exact_values("result", slots.result, sign * exact)
 
 
 def totals_by_slot(slots: Slots, hits: Tensor, probe: Probe, *, divides: bool) -> Comparison:
@@ -141,7 +110,7 @@ def totals_by_slot(slots: Slots, hits: Tensor, probe: Probe, *, divides: bool) -
         added = torch.where(mass * divisor < 0.5 * limits.max, added, torch.inf)
         return added + torch.where(hits > 0, counted, 0.0)
 
-    return _bounded(slots, exact, bound, SHADOW_ROUNDOFF * (hits + 8.0) * mass)
+    return bounded_twice("result", slots.result, exact, bound, SHADOW_ROUNDOFF * (hits + 8.0) * mass)
 
 
 def product_by_slot(slots: Slots, hits: Tensor, probe: Probe) -> Comparison:
@@ -164,22 +133,7 @@ def product_by_slot(slots: Slots, hits: Tensor, probe: Probe) -> Comparison:
 
     # Errors of the logarithms and of their sums, which exp2 turns into relative ones.
     own = SHADOW_ROUNDOFF * (hits + 8.0) * (above - below + 2.0) * exact.abs()
-    return _bounded(slots, exact, bound, own)
-
-
-def _bounded(slots: Slots, exact: Tensor, bound: Any, own: Tensor) -> Comparison:
-    dtype = slots.result.dtype
-    wide = accumulator_dtype(dtype)
-    return Comparison(
-        output="result",
-        computed=slots.result,
-        exact=exact,
-        strict=bound(wide),
-        permissive=None if wide == dtype else bound(dtype),
-        shadow_error=own,
-        model="calibrated" if slots.result.device.type == "cpu" else "assumed",
-        propagates_nonfinite=dtype != torch.float64,
-    )
+    return bounded_twice("result", slots.result, exact, bound, own)
 
 
 # counts ---------------------------------------------------------------------------------------------------------
@@ -197,8 +151,7 @@ def _bincount(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]
     table = torch.stack((values, values.abs(), torch.ones_like(values)), dim=-1)
     exact, mass, hits = probe.arithmetic.slot_totals(result.numel(), index.to(torch.int64), table).unbind(-1)
     if not result.dtype.is_floating_point:
-        computed = result.to(torch.float64)
-        return (Comparison(output="result", computed=computed, exact=exact, strict=0.0, rounds_output=False),)
+        return (exact_numbers("result", result, exact),)
     limits = torch.finfo(result.dtype)
     strict = slot_bound(mass, hits, UNIT_ROUNDOFF[result.dtype], limits.smallest_normal, limits.max, scaled=False)
     return (
@@ -236,8 +189,8 @@ def _histogram(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison
     whole = min(1.0 / UNIT_ROUNDOFF[result.dtype], 2.0**53) if result.dtype.is_floating_point else 2.0**53
     expected = torch.where(expected <= whole, expected, torch.nan)
     return (
-        Comparison(output="total", computed=found, exact=expected, strict=0.0, rounds_output=False),
-        Comparison(output="counts", computed=broken, exact=torch.zeros_like(broken), strict=0.0, rounds_output=False),
+        exact_numbers("total", found, expected),
+        claims("counts", broken),
     )
 
 
@@ -245,33 +198,28 @@ def _cost(call: OpCall) -> float:
     return COST * float(sum(part.numel() for part in call.arguments.values() if isinstance(part, Tensor)))
 
 
-_ADVICE: Final = "Repeat the reduction in float32 or float64; if only the 16-bit result is off, keep it wider."
-_COUNT_ADVICE: Final = "Counts must be exact: repeat them on another device, and drain this one if they differ."
-_VARIANTS: Final = (
-    (
-        "slot_reduction",
-        _judge,
-        _ADVICE,
-        (
-            *("scatter_reduce.two", "scatter_reduce_.two", "scatter_reduce.two_out"),
-            *("index_reduce", "index_reduce_", "index_reduce.out"),
-        ),
-    ),
-    ("bincount", _bincount, _COUNT_ADVICE, ("bincount",)),
-    ("histc", _histogram, _COUNT_ADVICE, ("histc",)),
-)
-
-CHECKS: tuple[Check, ...] = tuple(
-    Check(
-        name=name,
-        family="scatters",
-        ops=tuple(f"aten::{op}" for op in ops),
-        judge=judge,
-        capture=_capture if name == "slot_reduction" else None,
+CHECKS: tuple[Check, ...] = (
+    *checks_of(
+        "scatters",
+        {
+            "slot_reduction": (
+                _judge,
+                (
+                    *("scatter_reduce.two", "scatter_reduce_.two", "scatter_reduce.two_out"),
+                    *("index_reduce", "index_reduce_", "index_reduce.out"),
+                ),
+            ),
+        },
+        EXAMPLES,
+        capture=keep_overwritten,
         cost=_cost,
-        advice=advice,
-        silent=EXAMPLES[name].silent,
-        fires=EXAMPLES[name].fires,
-    )
-    for name, judge, advice, ops in _VARIANTS
+        advice="Repeat the reduction in float32 or float64; if only the 16-bit result is off, keep it wider.",
+    ),
+    *checks_of(
+        "scatters",
+        {"bincount": (_bincount, ("bincount",)), "histc": (_histogram, ("histc",))},
+        EXAMPLES,
+        cost=_cost,
+        advice="Counts must be exact: repeat them on another device, and drain this one if they differ.",
+    ),
 )

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from numguard.checks.check import Probe
-from numguard.shadow.call import OpCall, mutated_arguments
+from numguard.checks.overwritten_operands import is_overwritten
+from numguard.shadow.call import OpCall
 from numguard.shadow.comparison import NotCovered
 
 LARGEST_ADVANCED: Final = 1 << 24  # elements of a tensor whose positions are written out for a general index
@@ -109,6 +110,18 @@ def _embedding_gradient(call: OpCall, probe: Probe) -> SlotSum:
     )
 
 
+def flat_places(shape: Sequence[int], dim: int, index: Tensor) -> Tensor:
+    """Return where ``index`` along ``dim``, and its own places along all others, lie in a contiguous tensor."""
+    slots = torch.zeros((), dtype=torch.int64, device=index.device)
+    stride = 1
+    for number in reversed(range(len(shape))):
+        own = [-1 if other == number else 1 for other in range(len(shape))]
+        place = torch.arange(index.shape[number], device=index.device).reshape(own)
+        slots = slots + (index if number == dim else place) * stride
+        stride *= shape[number]
+    return slots
+
+
 def _scatter_add(call: OpCall, probe: Probe) -> SlotSum:
     own, index, source = call["self"].detach(), call["index"], call["src"].detach()
     if call.arguments.get("reduce", "sum") != "sum":
@@ -128,17 +141,9 @@ def _scatter_add(call: OpCall, probe: Probe) -> SlotSum:
             cut = (slice(None),) * longest + (slice(taken.start, index.shape[longest], taken.step),)
             own, index, source = own[cut], index[cut], source[cut]
             result = None if result is None else result[cut]
-    slots = torch.zeros((), dtype=torch.int64, device=index.device)
-    stride = 1
-    for number in reversed(range(own.dim())):
-        shape = [1] * own.dim()
-        shape[number] = -1
-        place = torch.arange(index.shape[number], device=index.device).reshape(shape)
-        slots = slots + (index if number == dim else place) * stride
-        stride *= own.shape[number]
     return SlotSum(
         num_slots=own.numel(),
-        index=slots.reshape(-1),
+        index=flat_places(own.shape, dim, index).reshape(-1),
         source=source.reshape(-1, 1),
         base=own.reshape(-1, 1),
         result=None if result is None else result.reshape(-1, 1),
@@ -208,10 +213,7 @@ def slot_sum_of(call: OpCall, probe: Probe) -> SlotSum:
 def overwritten_base(call: OpCall, probe: Probe) -> Tensor | None:
     """Return a copy of the part of ``self`` that is checked, where the operator is about to overwrite it."""
     own = call.arguments.get("self")
-    if not isinstance(own, Tensor) or not own.numel():
-        return None
-    storage = own.untyped_storage().data_ptr()
-    if all(storage != call[name].untyped_storage().data_ptr() for name in mutated_arguments(call.overload)):
+    if not isinstance(own, Tensor) or not own.numel() or not is_overwritten(call):
         return None
     try:
         base = slot_sum_of(call, probe).base

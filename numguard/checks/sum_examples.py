@@ -7,8 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from numguard.checks import planted_faults
-from numguard.checks.check import Example
-from numguard.checks.planted_faults import Examples
+from numguard.checks.check import Example, Examples
 
 Arguments = tuple[torch._ops.OpOverload, tuple[Any, ...], dict[str, Any]]
 Call = Callable[[torch.dtype, Generator], Arguments]
@@ -153,28 +152,32 @@ def _integer_calls(overload: torch._ops.OpOverload) -> tuple[Example, ...]:
     )
 
 
-SUM: Final = Examples(
-    silent=(
-        *_layouts(aten.sum.dim_IntList),
-        *_integer_calls(aten.sum.dim_IntList),
-        Example(name="default", call=calling(aten.sum.default, normal(5, 1000))),
-        Example(
-            name="truth",
-            call=calling(aten.sum.dim_IntList, normal(3, 2), [1], dtype=torch.bool),
-            dtypes=(torch.bool, torch.int32),
+EXAMPLES: Final = {
+    "sum": Examples(
+        silent=(
+            *_layouts(aten.sum.dim_IntList),
+            *_integer_calls(aten.sum.dim_IntList),
+            Example(name="default", call=calling(aten.sum.default, normal(5, 1000))),
+            Example(
+                name="truth",
+                call=calling(aten.sum.dim_IntList, normal(3, 2), [1], dtype=torch.bool),
+                dtypes=(torch.bool, torch.int32),
+            ),
+        ),
+        fires=(
+            *_faults(aten.sum.dim_IntList, _lost_last_block),
+            *_integer_faults(aten.sum.dim_IntList),
+            Example(
+                name="stops at 256", call=calling(aten.sum.dim_IntList, constant(1.0, 2, 4096), [1]), corrupt=_stopped
+            ),
         ),
     ),
-    fires=(
-        *_faults(aten.sum.dim_IntList, _lost_last_block),
-        *_integer_faults(aten.sum.dim_IntList),
-        Example(name="stops at 256", call=calling(aten.sum.dim_IntList, constant(1.0, 2, 4096), [1]), corrupt=_stopped),
+    "mean": Examples(
+        silent=(*_layouts(aten.mean.dim), Example(name="default", call=calling(aten.mean.default, normal(5, 1000)))),
+        fires=_faults(aten.mean.dim, _lost_mean_block),
     ),
-)
-MEAN: Final = Examples(
-    silent=(*_layouts(aten.mean.dim), Example(name="default", call=calling(aten.mean.default, normal(5, 1000)))),
-    fires=_faults(aten.mean.dim, _lost_mean_block),
-)
-NANSUM: Final = Examples(
-    silent=(*_layouts(aten.nansum.default), *_integer_calls(aten.nansum.default)),
-    fires=(*_faults(aten.nansum.default, _lost_last_block), *_integer_faults(aten.nansum.default)),
-)
+    "nansum": Examples(
+        silent=(*_layouts(aten.nansum.default), *_integer_calls(aten.nansum.default)),
+        fires=(*_faults(aten.nansum.default, _lost_last_block), *_integer_faults(aten.nansum.default)),
+    ),
+}

@@ -6,17 +6,18 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from numguard.checks.check import Check, Probe, cost_per_element
-from numguard.checks.integer_products import exact_comparison
+from numguard.checks.check import Check, Probe, checks_of, cost_per_element
+from numguard.checks.exact_results import exact_integers
 from numguard.checks.integer_totals import joined, limbs_of
 from numguard.checks.judged_sums import judged_rows
-from numguard.checks.reduced_rows import Rows, Terms, keep_overwritten, model_of, require_numbers, row_totals, rows_of
-from numguard.checks.sum_examples import MEAN, NANSUM, SUM
+from numguard.checks.overwritten_operands import keep_overwritten
+from numguard.checks.reduced_rows import Rows, Terms, model_of, require_numbers, row_totals, rows_of
+from numguard.checks.sum_examples import EXAMPLES
 from numguard.numerics.error_bounds.reduction_bounds import row_mean_bound, row_sum_bound
 from numguard.numerics.formats import accumulator_dtype, unit_roundoff
 from numguard.shadow.arithmetic import UNIT_ROUNDOFF as SHADOW_ROUNDOFF
 from numguard.shadow.call import OpCall
-from numguard.shadow.comparison import Comparison, NotCovered
+from numguard.shadow.comparison import Compared, Comparison, NotCovered
 
 COST: Final = 2.0  # the value and its magnitude, per element
 
@@ -39,15 +40,15 @@ def _terms(dtype: torch.dtype, skips_nan: bool) -> Terms:
     return terms
 
 
-def _judge_sum(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
+def _judge_sum(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compared]:
     return _judge(call, captured, probe, skips_nan=False)
 
 
-def _judge_nansum(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
+def _judge_nansum(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compared]:
     return _judge(call, captured, probe, skips_nan=True)
 
 
-def _judge(call: OpCall, captured: Any, probe: Probe, skips_nan: bool) -> Sequence[Comparison]:
+def _judge(call: OpCall, captured: Any, probe: Probe, skips_nan: bool) -> Sequence[Compared]:
     source = call["self"] if captured is None else captured
     rows = rows_of(source, call.output, call.arguments.get("dim"), probe, cost=COST, stores_runs=skips_nan)
     if not rows.result.numel():
@@ -79,7 +80,7 @@ def _judge(call: OpCall, captured: Any, probe: Probe, skips_nan: bool) -> Sequen
     )
 
 
-def _judge_mean(call: OpCall, captured: Any, probe: Probe) -> Sequence[Comparison]:
+def _judge_mean(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compared]:
     source = call["self"] if captured is None else captured
     require_numbers(call.output)
     dtype = call.output.dtype
@@ -131,49 +132,24 @@ def _integers(rows: Rows, probe: Probe) -> Comparison:
         raise NotCovered("sums of floating-point numbers as integers")
     if rows.result.dtype == torch.bool:
         (hits,), _ = row_totals(rows.source, rows.num_kept, _hits, probe.arithmetic)
-        return exact_comparison("result", rows.result, (hits > 0).to(torch.int64))
+        return exact_integers("result", rows.result, (hits > 0).to(torch.int64))
     totals, _ = row_totals(rows.source, rows.num_kept, limbs_of, probe.arithmetic)
-    return exact_comparison("result", rows.result, joined(totals, rows.num_terms))
+    return exact_integers("result", rows.result, joined(totals, rows.num_terms))
 
 
 def _hits(piece: Tensor) -> Iterator[Tensor]:
     yield (piece != 0).to(torch.float64)
 
 
-_ADVICE: Final = "Repeat this sum in float64 on another device: if they differ, drain this one or go back a build."
-
-CHECKS: tuple[Check, ...] = (
-    Check(
-        name="sum",
-        family="sums",
-        ops=("aten::sum", "aten::sum.dim_IntList", "aten::sum.IntList_out", "aten::sum.out"),
-        judge=_judge_sum,
-        capture=keep_overwritten,
-        cost=cost_per_element("self", COST),
-        silent=SUM.silent,
-        fires=SUM.fires,
-        advice=_ADVICE,
-    ),
-    Check(
-        name="mean",
-        family="sums",
-        ops=("aten::mean", "aten::mean.dim", "aten::mean.out", "aten::mean.dtype_out"),
-        judge=_judge_mean,
-        capture=keep_overwritten,
-        cost=cost_per_element("self", COST),
-        silent=MEAN.silent,
-        fires=MEAN.fires,
-        advice=_ADVICE,
-    ),
-    Check(
-        name="nansum",
-        family="sums",
-        ops=("aten::nansum", "aten::nansum.out"),
-        judge=_judge_nansum,
-        capture=keep_overwritten,
-        cost=cost_per_element("self", COST),
-        silent=NANSUM.silent,
-        fires=NANSUM.fires,
-        advice=_ADVICE,
-    ),
+CHECKS: tuple[Check, ...] = checks_of(
+    "sums",
+    {
+        "sum": (_judge_sum, ("sum", "sum.dim_IntList", "sum.IntList_out", "sum.out")),
+        "mean": (_judge_mean, ("mean", "mean.dim", "mean.out", "mean.dtype_out")),
+        "nansum": (_judge_nansum, ("nansum", "nansum.out")),
+    },
+    EXAMPLES,
+    capture=keep_overwritten,
+    cost=cost_per_element("self", COST),
+    advice="Repeat this sum in float64 on another device: if they differ, drain this one or go back a build.",
 )

@@ -34,11 +34,18 @@ class Selection:
     windows: tuple[tuple[slice, ...], ...]
     sizes: tuple[int, ...]
 
-    def of(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Return a new vector of the selected elements in the tensors' own dtype."""
-        return torch.cat(
-            [tensors[number][window].reshape(-1) for number, window in zip(self.numbers, self.windows, strict=True)]
-        )
+    def of(self, tensors: Sequence[Tensor], *, copies: bool = True) -> Tensor:
+        """Return a contiguous vector of the selected elements in the tensors' own dtype.
+
+        Parameters
+        ----------
+        copies
+            Whether it must be a new one, because the tensors will be overwritten.
+        """
+        parts = [tensors[number][window].reshape(-1) for number, window in zip(self.numbers, self.windows, strict=True)]
+        if len(parts) > 1:
+            return torch.cat(parts)
+        return parts[0].clone(memory_format=torch.contiguous_format) if copies else parts[0].contiguous()
 
     def spread(self, values: Tensor) -> Tensor:
         """Return a vector of the selection's length from one value per selected tensor."""
@@ -88,6 +95,11 @@ def select(tensors: Sequence[Tensor], numbers: Sequence[int], probe: Probe, cost
     All elements where the probe's limit allows it; otherwise a few hundred of a few tensors in turn.
     """
     wanted = probe.limit / cost
+    if len(numbers) == 1:
+        shape = tensors[numbers[0]].shape
+        window = lattice(shape, max(1.0, wanted), probe.offset)
+        size = math.prod([len(range(*piece.indices(length))) for piece, length in zip(window, shape, strict=True)])
+        return Selection(numbers=tuple(numbers), windows=(window,), sizes=(size,))
     num_elements = sum(tensors[number].numel() for number in numbers)
     chosen, per_tensor, fraction = list(numbers), math.inf, probe.offset
     if num_elements > wanted:

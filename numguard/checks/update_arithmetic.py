@@ -11,12 +11,12 @@ from torch import Tensor
 
 from numguard.backends.pointwise import pointwise_record
 from numguard.checks.check import Probe
-from numguard.checks.tensor_lists import Selection, as_arrays, groups_of_one_dtype, reason_against, select
+from numguard.checks.tensor_lists import DTYPES, Selection, as_arrays, groups_of_one_dtype, reason_against, select
 from numguard.numerics.error_bounds.judgement import UNIT_ROUNDOFF, smallest_rounding
 from numguard.numerics.error_bounds.optimizer_bounds import rounding_of
 from numguard.numerics.error_bounds.pointwise_bounds import RULES, Operands, PointwiseRule
 from numguard.shadow.call import OpCall, mutated_arguments
-from numguard.shadow.comparison import Comparison, NotCovered
+from numguard.shadow.comparison import Compared, Comparison, JudgedComparison, NotCovered
 
 if TYPE_CHECKING:
     from numguard.backends.pointwise import Pointwise
@@ -26,6 +26,8 @@ ELEMENT_COST: Final = 20.0  # float64 operations of value, bound and judgement p
 #: Names under which overloads take their second term, and their factor.
 SECOND_TERM: Final = ("other", "end", "tensors1", "tensor1", "scalar", "scalars")
 FACTOR: Final = ("alpha", "value", "weight", "scalars")
+
+_REAL: Final = frozenset({float, int, type(None)})
 
 Scalar = float | Tensor | Sequence[float]
 Term = Sequence[Tensor] | Scalar
@@ -43,10 +45,14 @@ class Parts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Terms:
-    """Selected elements of the terms of tensors of one dtype, in their own dtype, as they were before the call."""
+    """Selected elements of the terms of tensors of one dtype, in their own dtype, as they were before the call.
+
+    ``parts`` are those of the call, where a rule judges it.
+    """
 
     selection: Selection
     values: tuple[Tensor, ...]
+    parts: Parts | None = None
 
 
 @cache
@@ -93,14 +99,31 @@ def _reason(parts: Parts) -> str | None:
     return reason
 
 
+def _is_usual(parts: Parts) -> bool:
+    """Return whether nothing can be said against the operands: one each, in host memory, of one shape and dtype."""
+    first = parts.lists[0][0] if parts.lists[0] else None
+    if first is None or first.dtype not in DTYPES:
+        return False
+    for tensors in parts.lists:
+        if len(tensors) != 1:
+            return False
+        tensor = tensors[0]
+        if tensor.dtype != first.dtype or tensor.shape != first.shape or not tensor.is_cpu or tensor.is_nested:
+            return False
+        if tensor.layout is not torch.strided:
+            return False
+    return parts.constant.__class__ in _REAL and parts.factor.__class__ in _REAL
+
+
 def capture(call: OpCall, probe: Probe) -> tuple[Terms, ...] | None:
     """Copy the selected elements of every term; None where they cannot be judged."""
     parts = _parts(call)
-    if _reason(parts) is not None:
+    if not _is_usual(parts) and _reason(parts) is not None:
         return None
+    groups = [[0]] if len(parts.lists[0]) == 1 else groups_of_one_dtype(parts.lists[:1])
     return tuple(
-        Terms(selection=selection, values=tuple(selection.of(tensors) for tensors in parts.lists))
-        for numbers in groups_of_one_dtype(parts.lists[:1])
+        Terms(parts=parts, selection=selection, values=tuple([selection.of(tensors) for tensors in parts.lists]))
+        for numbers in groups
         for selection in [select(parts.lists[0], numbers, probe, ELEMENT_COST)]
     )
 
@@ -122,8 +145,9 @@ def _spread(scalar: Scalar, selection: Selection, like: Any, xp: Any, into: Any)
     return torch.cat([like.new_full((size,), number) for number, size in zip(numbers, selection.sizes, strict=True)])
 
 
-def _compare(call: OpCall, parts: Parts, before: Terms, results: Sequence[Tensor], probe: Probe) -> Comparison:
-    computed = before.selection.of(results)
+def _compare(call: OpCall, before: Terms, results: Sequence[Tensor], probe: Probe) -> Compared:
+    parts = before.parts or _parts(call)
+    computed = before.selection.of(results, copies=False)
     judged = _judged(call, parts, before, computed, probe)
     if judged is not None:
         return judged
@@ -186,7 +210,7 @@ def _number(scalar: Scalar | None, numbers: Sequence[int]) -> float | None:
     return None if scalar is None else float(scalar)  # type: ignore[arg-type]
 
 
-def _judged(call: OpCall, parts: Parts, before: Terms, computed: Tensor, probe: Probe) -> Comparison | None:
+def _judged(call: OpCall, parts: Parts, before: Terms, computed: Tensor, probe: Probe) -> JudgedComparison | None:
     """Return the comparison, judged by a fused route; None where it has no such operator, or scalars differ."""
     fused = probe.arithmetic.fused
     # A factor that is a tensor may be rounded where a number is not: for that, see the rules.
@@ -197,19 +221,16 @@ def _judged(call: OpCall, parts: Parts, before: Terms, computed: Tensor, probe: 
         return None
     by = _record(_base_name(call), constant, factor, computed.dtype)
     judged = None if by is None else fused.pointwise(computed, before.values, by)
-    if judged is None:
+    if by is None or judged is None:
         return None
     name = _output(call)
-    return Comparison(
+    return JudgedComparison(
         output=before.selection.label(name) if isinstance(call["self"], list | tuple) else name,
-        computed=computed,
-        exact=judged.exact,
-        strict=judged.strict,
-        permissive=judged.permissive,
-        model="proved" if judged.permissive is None else "calibrated",
+        elements=judged,
+        view=computed,
+        model="calibrated" if by.has_permissive else "proved",
         propagates_nonfinite=computed.dtype != torch.float64,
         segments=before.selection.segments(name),
-        verdict=judged.verdict,
     )
 
 
@@ -220,18 +241,17 @@ def _as_array(constant: Any, like: Any, xp: Any) -> Any:
     return constant
 
 
-def judge(call: OpCall, captured: tuple[Terms, ...] | None, probe: Probe) -> list[Comparison]:
+def judge(call: OpCall, captured: tuple[Terms, ...] | None, probe: Probe) -> list[Compared]:
     """Compare the results of one elementwise operator, or of a list of them, with their shadows."""
-    parts = _parts(call)
     if captured is None:
-        raise NotCovered(_reason(parts) or "nothing was captured before the operator wrote")
+        raise NotCovered(_reason(_parts(call)) or "nothing was captured before the operator wrote")
     results = call["self"] if mutated_arguments(call.overload) else call.output
     results = results if isinstance(results, list | tuple) else [results]
     with np.errstate(all="ignore"):
-        return [_compare(call, parts, before, results, probe) for before in captured]
+        return [_compare(call, before, results, probe) for before in captured]
 
 
-def judge_result(call: OpCall, captured: None, probe: Probe) -> list[Comparison]:
+def judge_result(call: OpCall, captured: None, probe: Probe) -> list[Compared]:
     """Judge an operator that overwrites nothing: its operands are read after the call."""
     return judge(call, capture(call, probe), probe)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from numguard.checks.fused_optimizers import Before
 from numguard.checks.tensor_lists import Selection
 from numguard.shadow.call import OpCall
-from numguard.shadow.comparison import Comparison
+from numguard.shadow.comparison import Compared
 
 #: Share of lost update mass from which a module is reported. At one half the parameters of a module follow a steady
 #: gradient at half the learning rate that was asked for: a change of hyperparameters by a factor of two, which nobody
@@ -26,16 +26,8 @@ THRESHOLD: Final = 0.5
 _EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
-def _masses(before: Tensor, intended_after: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """Return lost and intended update mass of every element."""
-    old = before.to(torch.float64)
-    change = (intended_after - old).abs()
-    change = torch.where(torch.isfinite(change), change, 0.0)
-    return torch.where(after.to(torch.float64) == old, change, 0.0), change
-
-
-def swamped_share(before: Tensor, intended_after: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the update mass lost to rounding and the intended update mass.
+def element_masses(before: Tensor, intended_after: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the update mass lost to rounding and the intended update mass of every element.
 
     Parameters
     ----------
@@ -47,12 +39,14 @@ def swamped_share(before: Tensor, intended_after: Tensor, after: Tensor) -> tupl
     Returns
     -------
     tuple of Tensor
-        ``(lost_mass, intended_mass)``, 0-dim float64 on the device of the parameters: the sums of ``|intended_after -
-        before|`` over the elements whose stored value did not change, and over all elements. Elements without a
-        finite intended value count in neither. Nothing synchronises with the host.
+        ``(lost_mass, intended_mass)``, float64, of the shape of the parameters. The intended mass is
+        ``|intended_after - before|``; it is lost where the stored value did not change. Elements without a finite
+        intended value have neither. Nothing synchronises with the host.
     """
-    lost, intended = _masses(before, intended_after, after)
-    return lost.sum(), intended.sum()
+    old = before.to(torch.float64)
+    change = (intended_after - old).abs()
+    change = torch.where(torch.isfinite(change), change, 0.0)
+    return torch.where(after.to(torch.float64) == old, change, 0.0), change
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,8 +67,8 @@ class TensorMasses:
 
 
 def _pairs(
-    captured: Any, comparisons: Sequence[Comparison], output: str
-) -> list[tuple[Selection, Tensor, Comparison]] | None:
+    captured: Any, comparisons: Sequence[Compared], output: str
+) -> list[tuple[Selection, Tensor, Compared]] | None:
     """Pair every group of copies with the comparison of the parameters that it belongs to."""
     named = [c for c in comparisons if c.output == output or c.output.startswith(output + "[")]
     if not captured or len(named) != len(captured):
@@ -88,7 +82,7 @@ def _pairs(
 def update_masses_by_tensor(
     call: OpCall,
     captured: Any,
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[Compared],
     is_parameter: Callable[[Tensor], bool] | None = None,
 ) -> list[TensorMasses] | None:
     """Return the update masses of a checked optimizer call, tensor by tensor, one record per dtype.
@@ -125,34 +119,12 @@ def update_masses_by_tensor(
             return None
     records = []
     for selection, before, comparison in pairs:
-        lost, intended = _masses(before, comparison.exact, comparison.computed)
+        lost, intended = element_masses(before, comparison.exact, comparison.computed)
         masses = [
             torch.stack([part.sum() for part in torch.split(mass, list(selection.sizes))]) for mass in (lost, intended)
         ]
         records.append(TensorMasses(numbers=selection.numbers, lost=masses[0], intended=masses[1]))
     return records
-
-
-def update_masses(
-    call: OpCall,
-    captured: Any,
-    comparisons: Sequence[Comparison],
-    is_parameter: Callable[[Tensor], bool] | None = None,
-) -> tuple[Tensor, Tensor] | None:
-    """Return ``(lost_mass, intended_mass)`` of a checked optimizer call, or None where parameters are unknown.
-
-    The parameters are those of :func:`update_masses_by_tensor`. The masses are 0-dim float64 tensors over the
-    elements that were checked.
-    """
-    records = update_masses_by_tensor(call, captured, comparisons, is_parameter)
-    if not records:
-        return None
-    return sum_of([r.lost for r in records]), sum_of([r.intended for r in records])
-
-
-def sum_of(masses: Sequence[Tensor]) -> Tensor:
-    """Return the sum of all masses of several vectors."""
-    return torch.cat([mass.reshape(-1) for mass in masses]).sum()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,7 +172,3 @@ class UpdateLedger:
     def shares(self) -> dict[str, float]:
         """Return the lost share of every module, largest first."""
         return dict(sorted(((name, self.share(name)) for name in self.intended), key=lambda item: -item[1]))
-
-    def is_finding(self, threshold: float = THRESHOLD) -> bool:
-        """Return whether the share of any module exceeds ``threshold`` (see :data:`THRESHOLD` for the reason)."""
-        return any(share > threshold for share in self.shares().values())

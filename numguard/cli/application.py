@@ -1,5 +1,6 @@
 """The ``numguard`` command as a whole: its verbs, its exit codes, its version."""
 
+import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -47,8 +48,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
     if words[:1] == ["--version"]:
         print(_version())
         return 0
-    if words and not words[0].startswith("-") and words[0] not in VERBS:
-        return refused(f"no verb is named {words[0][:40]!r}; there are {', '.join(VERBS)}")
+    if words and words[0] not in (*VERBS, "--help", "-h"):
+        return refused(_no_verb(words[0][:40]))
     try:
         import cyclopts
     except ImportError:
@@ -62,7 +63,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
         result_action="return_value",
     )
     for verb, (place, summary) in VERBS.items():
-        app.command(place, name=verb, help=summary)
+        # The verb that was called for is imported anyway, and its own docstring says more.
+        app.command(place, name=verb, help=None if words[:1] == [verb] else summary)
     if words[:1] == ["run"]:
         from numguard.cli.run import separate
 
@@ -87,13 +89,22 @@ def main(tokens: Sequence[str] | None = None) -> int:
         return _PIPE_CLOSED
 
 
+def _no_verb(word: str) -> str:
+    if word.startswith("-"):
+        return f"there is no option {word!r} in this place; type --help, --version, or a verb: {', '.join(VERBS)}"
+    near = difflib.get_close_matches(word, VERBS, n=1)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    return f"no verb is named {word!r}; {meant}There are {', '.join(VERBS)}"
+
+
 def _exit_code(app: "App", words: Sequence[str]) -> int:
     from cyclopts import CycloptsError
 
     try:
         code = app(words, exit_on_error=False, print_error=False)
     except CycloptsError as mistake:
-        return refused(f"{str(mistake).strip()} See numguard {words[0]} --help")
+        command = " ".join(words[: 2 if words[0] == "scaling" and not words[1].startswith("-") else 1])
+        return refused(f"{str(mistake).strip()} See numguard {command} --help")
     return code if isinstance(code, int) else 0
 
 

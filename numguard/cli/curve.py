@@ -1,26 +1,31 @@
 """``numguard curve``: what is wrong with the loss of a run, from the log that some tool wrote of it."""
 
 import json
+import math
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from numguard.cli.mistakes import told_in_one_line
+from numguard.cli.page_place import page_at
 from numguard.detectors import CALIBRATIONS, LossMonitor, ReferenceRun
-from numguard.errors import InputError, UsageError
+from numguard.errors import UsageError
 from numguard.finding import Finding
 from numguard.records.lines import as_plain
 from numguard.records.loss_logs import LossLog, read_loss_log
+from numguard.records.loss_series import LossCurve
 from numguard.records.trend_band import TrendBand, band_from, usual_range
 from numguard.report.curve_summary import CurveSummary, LogFile, RunCurve, numbered
 from numguard.report.curve_text import plain_curve
 from numguard.report.inert_text import inert
-from numguard.session.registered_trend import RegisteredTrend
+
+if TYPE_CHECKING:
+    from numguard.session.registered_trend import RegisteredTrend
 
 _DAMAGED = 3
 _PAGE = "curve.html"
@@ -31,9 +36,9 @@ def show_curve(
     reference: str | None = None,
     trend: str | None = None,
     prediction: str | None = None,
-    column: list[str] | None = None,
+    column: Annotated[list[str] | None, Parameter(negative=())] = None,
     json: Annotated[bool, Parameter(name="--json", negative=())] = False,
-    out: str | None = None,
+    out: Annotated[str | None, Parameter(name=("--out", "--html"))] = None,
 ) -> int:
     """Find spikes, shifts, drifts and noise in the loss of finished or running jobs, with a known false-alarm rate.
 
@@ -59,7 +64,7 @@ def show_curve(
     json
         Print one JSON object instead of text.
     out
-        Folder for curve.html: the curve, the band and the marks in one file.
+        Folder for curve.html, or a file that ends in .html: the curve, the band and the marks in one file.
     """
     previous = signal.signal(signal.SIGTERM, _end)
     try:
@@ -74,13 +79,13 @@ def show_curve(
 def _curve(
     logs: Sequence[str],
     reference: str | None,
-    trend: RegisteredTrend | None,
+    trend: "RegisteredTrend | None",
     columns: dict[str, str],
     *,
     as_json: bool,
     out: str | None,
 ) -> int:
-    folder = None if out is None else _folder(out)
+    page = None if out is None else page_at(out, _PAGE)
     files = []
     other = None
     if reference is not None:
@@ -93,7 +98,7 @@ def _curve(
         log = read_loss_log(path, columns)
         files.append(_file(log))
         runs += _runs(log, other, trend)
-        if len(logs) == 1 and len(log.runs) == 1 and folder is not None:
+        if len(logs) == 1 and len(log.runs) == 1 and page is not None:
             ranges.append(usual_range(log.columns["step"], log.columns["loss"][:]))
     bands = [_drawn(trend)] if trend is not None else ranges
     summary = CurveSummary(
@@ -102,27 +107,27 @@ def _curve(
         bands=tuple(band for band in bands if band is not None),
         rate=_rate("reference" if other is not None else "log-trend"),
     )
-    _tell(summary, as_json=as_json, folder=folder)
+    _tell(summary, as_json=as_json, page=page)
     if summary.num_alarms:
         return 1
     return _DAMAGED if summary.is_damaged else 0
 
 
-def _tell(summary: CurveSummary, *, as_json: bool, folder: Path | None) -> None:
+def _tell(summary: CurveSummary, *, as_json: bool, page: Path | None) -> None:
     for file in summary.files:
         if file.damage:
             first = f" ({inert(file.damage.examples[0], 300)})" if file.damage.examples else ""
             print(f"numguard: {inert(file.name, 200)}: {file.damage.describe()}{first}", file=sys.stderr)
     print(_json(summary) if as_json else plain_curve(summary), end="\n" if as_json else "")
-    if folder is not None:
+    if page is not None:
         from numguard.report.curve_page import write_curve_page
 
-        write_curve_page(summary, folder / _PAGE)
-        where = f"\nThe curve with its marks: {inert(folder / _PAGE, 400)}"
+        write_curve_page(summary, page)
+        where = f"\nThe curve with its marks: {inert(page, 400)}"
         print(where, file=sys.stderr if as_json else sys.stdout)
 
 
-def _runs(log: LossLog, other: ReferenceRun | None, trend: RegisteredTrend | None) -> list[RunCurve]:
+def _runs(log: LossLog, other: ReferenceRun | None, trend: "RegisteredTrend | None") -> list[RunCurve]:
     """Return the runs of a log, each looked at by itself."""
     monitor = LossMonitor(reference=other, trend=_Followed(trend, log) if trend is not None else None)
     found: dict[str, list[Finding]] = {name: [] for name in log.runs}
@@ -133,17 +138,37 @@ def _runs(log: LossLog, other: ReferenceRun | None, trend: RegisteredTrend | Non
         RunCurve(
             name=f"{name}: {run}" if run else name,
             curve=curve,
-            findings=tuple(sorted(found[run], key=lambda finding: finding.first_caught_step or 0)),
+            findings=tuple(
+                _afterwards(finding, curve)
+                for finding in sorted(found[run], key=lambda finding: finding.first_caught_step or 0)
+            ),
             rung=_rung(other, trend, found[run]),
         )
         for run, curve in zip(log.runs, log.curves(), strict=True)
     ]
 
 
+def _afterwards(finding: Finding, curve: LossCurve) -> Finding:
+    """Return a finding of something nonfinite with what became of the run, which its whole log tells."""
+    if finding.kind != "nonfinite" or curve.last_loss is None:
+        return finding
+    if not math.isfinite(curve.last_loss):
+        return replace(
+            finding,
+            message=f"{finding.message}, and the last loss is {curve.last_loss}",
+            advice="Stop, and go back to the last checkpoint before this step: the weights are not finite.",
+        )
+    return replace(
+        finding,
+        message=f"{finding.message}; the last loss is finite again, {curve.last_loss:.4g}",
+        advice="The run went on from it: look at the batch of this step, and whether the step was skipped.",
+    )
+
+
 class _Followed:
     """A registered trend along a log: it is asked by steps, and may be registered along tokens."""
 
-    def __init__(self, trend: RegisteredTrend, log: LossLog) -> None:
+    def __init__(self, trend: "RegisteredTrend", log: LossLog) -> None:
         self._trend = trend
         self._tokens: dict[int, float | None] = {}
         if trend.axis == "tokens":
@@ -159,7 +184,7 @@ class _Followed:
         return self._trend(step)
 
 
-def _rung(other: ReferenceRun | None, trend: RegisteredTrend | None, found: Sequence[Finding]) -> str:
+def _rung(other: ReferenceRun | None, trend: "RegisteredTrend | None", found: Sequence[Finding]) -> str:
     refused = any(finding.evidence.get("detector") == "same_order" for finding in found)
     parts = [] if other is None or refused else [f"{other.name} on the same batches"]
     parts += ["its own log-trend"]
@@ -174,17 +199,18 @@ def _reference(log: LossLog) -> ReferenceRun:
     return ReferenceRun.of(steps, losses, batches, name=Path(log.path).name or log.path)
 
 
-def _trend(registry: str | None, name: str | None) -> RegisteredTrend | None:
+def _trend(registry: str | None, name: str | None) -> "RegisteredTrend | None":
     if registry is None:
         if name is not None:
             raise UsageError("--prediction names an entry of a registry; say which one with --trend FILE")
         return None
     from numguard import scaling
+    from numguard.session.registered_trend import RegisteredTrend  # needs torch, which takes its second to start
 
     return RegisteredTrend(scaling.registered(registry, name))
 
 
-def _drawn(trend: RegisteredTrend) -> TrendBand | None:
+def _drawn(trend: "RegisteredTrend") -> TrendBand | None:
     band = band_from(trend.to_fields())
     return None if isinstance(band, str) else band
 
@@ -197,15 +223,6 @@ def _columns(pairs: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--column {pair[:60]!r} is no pair; write for example --column loss=train/nll")
         columns[name.strip()] = column
     return columns
-
-
-def _folder(out: str) -> Path:
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as failure:
-        raise InputError(inert(out, 200), "", getattr(failure, "strerror", None) or str(failure)) from None
-    return folder
 
 
 def _file(log: LossLog) -> LogFile:

@@ -10,17 +10,20 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from numguard.cli.mistakes import told_in_one_line
+from numguard.cli.page_place import page_at
 from numguard.records import read_run
 from numguard.report.inert_text import inert
 from numguard.report.page import default_page
 from numguard.report.summary import VERDICT_WORDS, RunSummary, summarise
+
+_PAGE = "report.html"
 
 
 def show_report(
     run: str,
     /,
     *,
-    html: str | None = None,
+    out: Annotated[str | None, Parameter(name=("--out", "--html"))] = None,
     json: Annotated[bool, Parameter(negative=())] = False,
     no_html: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
@@ -33,8 +36,8 @@ def show_report(
     ----------
     run
         The run_dir of a guard, or one event file of it.
-    html
-        Where to write the page; report.html in the run_dir by default.
+    out
+        Folder for report.html, or a file that ends in .html; by default the run_dir.
     json
         Print one JSON object instead of text.
     no_html
@@ -43,13 +46,14 @@ def show_report(
     previous = signal.signal(signal.SIGTERM, _end)
     try:
         with told_in_one_line():
-            return _report(run, html=html, as_json=json, no_html=no_html)
+            return _report(run, out=out, as_json=json, no_html=no_html)
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _report(run: str, *, html: str | None, as_json: bool, no_html: bool) -> int:
+def _report(run: str, *, out: str | None, as_json: bool, no_html: bool) -> int:
     summary = summarise(read_run(run))
+    page = None if no_html else default_page(Path(run)) if out is None else page_at(out, _PAGE)
     if summary.damage:
         print(f"numguard: {inert(run, 200)}: {_damage(summary)}", file=sys.stderr)
     if as_json:
@@ -58,17 +62,16 @@ def _report(run: str, *, html: str | None, as_json: bool, no_html: bool) -> int:
         from numguard.report.terminal import print_report
 
         print_report(summary)
-    if not no_html:
-        _write_page(summary, Path(run), html, as_json=as_json)
+    if page is not None:
+        _write_page(summary, page, as_json=as_json)
     if summary.num_findings or summary.verdict == "stop":
         return 1
     return 3 if summary.damage else 0
 
 
-def _write_page(summary: RunSummary, run: Path, html: str | None, *, as_json: bool) -> None:
+def _write_page(summary: RunSummary, page: Path, *, as_json: bool) -> None:
     from numguard.report.html import write_page
 
-    page = default_page(run) if html is None else Path(html)
     write_page(summary, page)
     print(f"\nThe whole report: {inert(page, 400)}", file=sys.stderr if as_json else sys.stdout)
 

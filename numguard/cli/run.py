@@ -97,6 +97,8 @@ def run_program(
     """
     with told_in_one_line():
         run = prepare(_program(command))
+        if run_dir is not None and os.path.exists(run_dir) and not os.path.isdir(run_dir):
+            raise UsageError(f"--run-dir {run_dir} is a file; give a folder, which is made where there is none")
     if os.environ.get("NUMGUARD", "").lower() in ("off", "0", "false"):
         run()
         return 0

@@ -26,22 +26,31 @@ LAWS: Final[dict[str, scaling.Law]] = {
 _LABELS: Final = frozenset({"curve"})
 _DAMAGED: Final = 3
 
-app = App(name="scaling")
+app = App(name="scaling", usage="Usage: numguard scaling COMMAND")
 
 Law = Annotated[str, Parameter(help=f"Form to fit: {', '.join(LAWS)}.")]
 Loss = Annotated[str, Parameter(help="Column of the losses.")]
-Names = Annotated[list[str] | None, Parameter(help="NAME=COLUMN where the file calls a column of the law otherwise.")]
-At = Annotated[list[str] | None, Parameter(help="What to predict: N=7e9,D=2e12, once for each row; or a CSV file.")]
+Names = Annotated[
+    list[str] | None,
+    Parameter(negative=(), help="NAME=COLUMN where the file calls a column of the law otherwise."),
+]
+At = Annotated[
+    list[str] | None,
+    Parameter(negative=(), help="What to predict: N=7e9,D=2e12, once for each row; or a CSV file."),
+]
+Also = Annotated[list[str] | None, Parameter(negative=(), help="step=5000, once for each --at: a further column.")]
 Level = Annotated[float, Parameter(help="Nominal coverage of the interval.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object instead of text.")]
 
 
 @app.default
-def explain() -> int:
+def explain(*words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]) -> int:
     """Predict a run from smaller ones, write the prediction down before it exists, and score it after.
 
     Each command has a page of its own: numguard scaling fit --help.
     """
+    if words:
+        raise UsageError(f"numguard scaling has no command {words[0][:40]!r}; there are fit, predict, register, verify")
     app.help_print([])
     return BAD_USAGE
 
@@ -123,7 +132,7 @@ def register_prediction(
     law: Law = "power",
     loss: Loss = "loss",
     column: Names = None,
-    also: Annotated[list[str] | None, Parameter(help="step=5000, once for each --at: a further column.")] = None,
+    also: Also = None,
     level: Level = 0.9,
     note: str = "",
     json: AsJson = False,

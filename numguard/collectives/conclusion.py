@@ -1,20 +1,18 @@
 """What is said of one examined collective, on the host, once the notes of all ranks are there."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from torch import Tensor
 
-from numguard.inquiry import Inquiry
 from numguard.interception.attribution import Origin
 from numguard.interception.observation import Observation
 from numguard.interception.sites import Site
 from numguard.ranks.reduction_records import DTYPES, HEADER, OPERATIONS, Header, Plan
 from numguard.ranks.reduction_verdicts import exact_again, named_ranks, who_differs
-from numguard.session.run import Run
 from numguard.shadow.verdict import WIDTH, Verdict
+from numguard.venue import Venue
 
 OP: Final = "c10d::all_reduce"
 _WRONG_SUM: Final = (
@@ -61,10 +59,8 @@ class ExaminedCall:
         What is looked at.
     ranks
         Global numbers of the ranks of the group.
-    run, step
-        The guard's, where one is present.
-    inquiry
-        Takes what is found where no guard is present.
+    venue
+        Where what is found goes.
     is_seen
         False under a guard that looks away: the ranks keep in step, and nothing is said.
     origin, site, shape
@@ -75,47 +71,37 @@ class ExaminedCall:
 
     plan: Plan
     ranks: list[int]
-    run: Run | None
-    step: int
-    inquiry: Inquiry
+    venue: Venue
     is_seen: bool
     origin: Origin
     site: Site
     shape: list[int]
     is_comparable: bool = False
 
-    def clock(self) -> AbstractContextManager[object]:
-        """Return what counts the time inside as numguard's own."""
-        return self.run.clock if self.run is not None else nullcontext()
-
     def post(self, vector: Tensor, deliver: Callable[[list[float]], None]) -> None:
-        """Hand over numbers that are read when they have arrived; outside a guard at once."""
-        if not self.is_seen:
-            return
-        if self.run is None:
-            deliver(vector.tolist())
-        else:
-            self.run.mailbox.post(vector, deliver)
+        """Hand over numbers that are read when they have arrived, where anything is to be said."""
+        if self.is_seen:
+            self.venue.post(vector, deliver)
 
     def uncovered(self, reason: str) -> None:
         """Count a call of which nothing, or not everything, could be said."""
-        if self.run is not None:
-            self.run.inspector.uncovered[f"all_reduce: {reason}"] += 1
+        if self.venue.run is not None:
+            self.venue.run.inspector.uncovered[f"all_reduce: {reason}"] += 1
 
     def enter(self, what: str, message: str, advice: str, op: str = OP, **evidence: Any) -> None:
         """Enter ranks that do not agree."""
-        origin = self.origin
+        origin, in_run = self.origin, self.venue.run is not None
         place = f" in {origin.module}" if origin.module else ""
         line = f" ({origin.location})" if origin.location else ""
         facts = {"dtype": self.site.dtype, "shape": self.shape, "operation": self.plan.operation, "ranks": self.ranks}
-        (self.inquiry if self.run is None else self.run).enter(
+        self.venue.enter(
             "collective_mismatch",
             (op, what, origin.module, origin.location),
             proof="exact",
             model="proved",
             confirmed="exact",
-            first_caught_step=self.step if self.run is not None else None,
-            last_clean_step=self.site.last_clean_step if self.run is not None else None,
+            first_caught_step=self.venue.step if in_run else None,
+            last_clean_step=self.site.last_clean_step if in_run else None,
             phase=origin.phase,
             op=op,
             module=origin.module,
@@ -173,7 +159,7 @@ def conclude(examined: ExaminedCall, numbers: Sequence[float]) -> None:
         what = f"{examined.plan.operation or 'an operation'} of {examined.site.dtype}"
         examined.uncovered(f"{what} is only compared between ranks")
     elif alike and not wrong:
-        examined.site.last_clean_step = examined.step
+        examined.site.last_clean_step = examined.venue.step
     examined.site.num_checked += 1
 
 
@@ -227,7 +213,7 @@ def _observe(examined: ExaminedCall, verdict: Verdict, inputs: Sequence[float], 
         site=examined.site,
         check="all_reduce",
         output=output,
-        step=examined.step,
+        step=examined.venue.step,
         order=plan.call,
         proof="exact" if plan.operation in ("MIN", "MAX") else "bound",
         model="proved",
@@ -242,4 +228,4 @@ def _observe(examined: ExaminedCall, verdict: Verdict, inputs: Sequence[float], 
             **extent,
         },
     )
-    (examined.inquiry if examined.run is None else examined.run).observe(observation)
+    examined.venue.observe(observation)

@@ -16,8 +16,8 @@ from numguard.inquiry import Inquiry, active_guard
 from numguard.interception.sites import Site
 from numguard.ranks.reduction_records import HEADER, RECORD, Plan, operation_name, plan_of, record_of
 from numguard.ranks.reduction_verdicts import Judged, classes_of, judge_blocks, judge_samples
-from numguard.session.demand import follow
 from numguard.session.run import Run
+from numguard.venue import Venue, present_venue
 
 log = logging.getLogger("numguard")
 
@@ -118,7 +118,7 @@ def _before(tensor: Tensor, op: Any, group: Any, inquiry: Inquiry) -> tuple[Exam
     number = _calls[process_group] = _calls.get(process_group, 0) + 1
     plan = plan_of(tensor, operation_name(op), number)
     examined = _opened(tensor, process_group, inquiry, plan)
-    with examined.clock():
+    with examined.venue.clock():
         try:
             own = record_of(tensor, plan)
         except Exception as error:  # the other ranks wait for our notes
@@ -131,13 +131,10 @@ def _before(tensor: Tensor, op: Any, group: Any, inquiry: Inquiry) -> tuple[Exam
 
 
 def _opened(tensor: Tensor, process_group: Any, inquiry: Inquiry, plan: Plan) -> ExaminedCall:
-    present = _present()
-    if present is not None:
-        follow(*present)
-    run = present[0] if present is not None else None
-    origin = (inquiry.attribution if run is None else run.inspector.attribution).origin()
-    dtype = str(plan.dtype)[6:]
-    sites = _sites.setdefault(run if run is not None else inquiry, {})
+    present = present_venue(inquiry)
+    venue = Venue(run=None, step=0, inquiry=inquiry) if present is None else present
+    origin, dtype = venue.origin(), str(plan.dtype)[6:]
+    sites = _sites.setdefault(inquiry if venue.run is None else venue.run, {})
     key = (origin.phase, origin.module, origin.location, dtype)
     site = sites.get(key)
     if site is None:
@@ -146,10 +143,8 @@ def _opened(tensor: Tensor, process_group: Any, inquiry: Inquiry, plan: Plan) ->
     return ExaminedCall(
         plan=plan,
         ranks=dist.get_process_group_ranks(process_group),
-        run=run,
-        step=present[1] if present is not None else 0,
-        inquiry=inquiry,
-        is_seen=present is not None or active_guard() is None,
+        venue=venue,
+        is_seen=present is not None,
         origin=origin,
         site=site,
         shape=list(tensor.shape),
@@ -157,7 +152,7 @@ def _opened(tensor: Tensor, process_group: Any, inquiry: Inquiry, plan: Plan) ->
 
 
 def _after(tensor: Tensor, group: Any, examined: ExaminedCall, own: Tensor, records: Tensor) -> None:
-    with examined.clock():
+    with examined.venue.clock():
         judged: list[Judged] = []
         try:
             if examined.plan.is_judged and examined.plan.num_elements:

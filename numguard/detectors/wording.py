@@ -26,7 +26,8 @@ _ADVICE: Final = {
     "off_trend": "Compare with the registered prediction before spending more compute: numguard scaling verify.",
     "hard_batch": "Nothing to do; look at the batch if it comes again.",
     "loss_scale": "Look for the first overflow; with skipped steps the learning rate schedule runs ahead of training.",
-    "nonfinite": "Stop and go back to the last checkpoint before this step; nonfinite values do not heal.",
+    "nonfinite": "If the losses after it are not finite either, the weights are not: stop, and go back to the last "
+    "checkpoint before this step. If they are, look at the batch of this step, and whether the step was skipped.",
 }
 
 

@@ -91,6 +91,7 @@ class Attribution:
         self._names = names
         self._forward: dict[int, tuple[str, str | None]] = {}
         self._locations: dict[tuple[str, int], str] = {}
+        self._origins: dict[tuple[Phase, str, str | None, bool], Origin] = {}
 
     def start_step(self) -> None:
         """Forget the sequence numbers of the step before."""
@@ -103,24 +104,37 @@ class Attribution:
         if node is not None:
             if module:  # a checkpoint recomputes the forward inside backward
                 self._forward.setdefault(_sequence_number() - 1, (module, location))
-                return Origin(phase="backward", module=module, location=location)
+                return self._origin("backward", module, location)
             return self._of_node(node, location)
         if step:
-            return Origin(phase="optimizer", module=module, location=location)
+            return self._origin("optimizer", module, location)
         if torch.is_grad_enabled():
             self._forward.setdefault(_sequence_number() - 1, (module, location))
-        return Origin(phase="forward", module=module, location=location)
+        return self._origin("forward", module, location)
+
+    def note_forward(self) -> None:
+        """Remember where the operator comes from that is being dispatched, for its backward."""
+        module, location, _ = self._walk()
+        if module or current_node() is None:
+            self._forward.setdefault(_sequence_number() - 1, (module, location))
+
+    def _origin(self, phase: Phase, module: str, location: str | None, *, exact: bool = True) -> Origin:
+        key = (phase, module, location, exact)
+        known = self._origins.get(key)
+        if known is None:
+            known = self._origins[key] = Origin(phase=phase, module=module, location=location, exact=exact)
+        return known
 
     def _of_node(self, node: Any, location: str | None) -> Origin:
         number = node._sequence_nr()
         found = self._forward.get(number)
         if found is not None:
-            return Origin(phase="backward", module=found[0], location=found[1])
+            return self._origin("backward", *found)
         # The forward operator of this node is not a checked one: the nearest lower number is its neighbour.
         near = max((known for known in self._forward if known < number), default=None)
         if near is None:
-            return Origin(phase="backward", module="", location=location, exact=False)
-        return Origin(phase="backward", module=self._forward[near][0], location=self._forward[near][1], exact=False)
+            return self._origin("backward", "", location, exact=False)
+        return self._origin("backward", *self._forward[near], exact=False)
 
     def _walk(self) -> tuple[str, str | None, bool]:
         frame: FrameType | None = sys._getframe(2)

@@ -7,6 +7,7 @@ from typing import Any
 from numguard.checks.check import Check, Probe
 from numguard.interception.sites import Site
 from numguard.shadow.call import OpCall
+from numguard.shadow.comparison import output_at
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,11 +39,7 @@ class Judged:
 
     def output_at(self, comparison: int, index: int) -> str:
         """Return which output an element of a comparison lies in: ``"param[3]"`` where tensors were joined."""
-        for name, num_elements in self.segments[comparison]:
-            if index < num_elements:
-                return name
-            index -= num_elements
-        return self.names[comparison]
+        return output_at(self.names[comparison], self.segments[comparison], index)
 
 
 def without_inputs(judged: Judged) -> Judged:

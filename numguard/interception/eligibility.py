@@ -17,6 +17,8 @@ FLOAT8: Final = frozenset(
         torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz, torch.float8_e8m0fnu,
     }
 )  # fmt: skip
+_USUAL: Final = frozenset({Tensor, torch.nn.Parameter})
+_NUMBERS: Final = _FLOATS | {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # of vmap, grad and the like: its values come later
 
 
@@ -48,7 +50,8 @@ _TRACERS: Final = (
 
 def is_tracing() -> bool:
     """Return whether a program is being traced or run on fake tensors: then every operator only pretends."""
-    return any(torch._C._get_dispatch_mode(key) is not None for key in _TRACERS)
+    asked = torch._C._get_dispatch_mode
+    return asked(_TRACERS[0]) is not None or asked(_TRACERS[1]) is not None or asked(_TRACERS[2]) is not None
 
 
 def is_transforming() -> bool:
@@ -61,7 +64,7 @@ def reason_to_skip(args: Iterable[Any], kwargs: Mapping[str, Any], *, reads_spar
     if is_tracing():
         return _FAKE
     for value in (*args, *kwargs.values()):
-        for tensor in tensors_in(value):
+        for tensor in (value,) if value.__class__ is Tensor else tensors_in(value):
             reason = None if reads_sparse and tensor.layout is torch.sparse_coo else _reason(tensor)
             if reason is not None:
                 return reason
@@ -69,6 +72,13 @@ def reason_to_skip(args: Iterable[Any], kwargs: Mapping[str, Any], *, reads_spar
 
 
 def _reason(tensor: Tensor) -> str | None:
+    if (  # the usual tensor, told by what costs least with cold caches
+        tensor.__class__ in _USUAL
+        and tensor.dtype in _NUMBERS
+        and tensor.layout is torch.strided
+        and not (tensor.is_nested or tensor.is_meta or tensor._is_zerotensor())
+    ):
+        return None
     if isinstance(tensor, FakeTensor):
         return _FAKE
     if tensor.is_nested:

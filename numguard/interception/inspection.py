@@ -4,12 +4,12 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from time import process_time
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
-from numguard.backends.selection import engage
+from numguard.backends.selection import disengage, engage
 from numguard.checks.check import Check, Probe
 from numguard.interception.attribution import Attribution, Origin
 from numguard.interception.budget import OwnClock
@@ -19,11 +19,11 @@ from numguard.interception.mailbox import Mailbox
 from numguard.interception.nonfinite_origin import OriginSearch
 from numguard.interception.observation import Observation
 from numguard.interception.sampling import Sampler
-from numguard.interception.sites import SiteTable
+from numguard.interception.sites import Place, Site, SiteTable, place_of
 from numguard.interception.suspicion import Jury
 from numguard.shadow.arithmetic import Arithmetic
-from numguard.shadow.call import OpCall, bind, tensors_in
-from numguard.shadow.comparison import Comparison, NotCovered
+from numguard.shadow.call import OpCall, bind, first_tensor
+from numguard.shadow.comparison import Compared, NotCovered
 from numguard.shadow.routes import routes_for
 from numguard.shadow.verdict import WIDTH, Verdict, evaluate, evaluate_on_host
 
@@ -33,6 +33,8 @@ _UPDATES = frozenset({"fused_optimizers", "foreach_updates", "pointwise"})  # fa
 EXHAUSTIVE_LIMIT = float(1 << 30)  # multiply-adds of one shadow when every call is checked
 SECONDS_PER_OPERATION = 1e-8  # of a shadow that reads elements, on one core; sets how much of a call a quota buys
 LEAST_OPERATIONS, MOST_OPERATIONS = float(1 << 12), float(1 << 22)
+_AS_IT_IS = nullcontext()  # of gradients: in backward and in the optimizer's step they are off, and asking costs less
+WANTED_SECONDS = 40e-6  # to find out that a call is wanted and bind its arguments; asking a clock costs a part of that
 LEAST_ROW = float(1 << 18)  # operations of a sample that is tried however little is left of the quota
 
 
@@ -51,6 +53,8 @@ class Inspector:
         Takes ``(stage, error)`` when numguard itself fails: training goes on.
     masses
         Takes a judged optimizer call and its comparisons, for the lost updates; may be None.
+    witness
+        Takes the verdicts on every check, sound ones too; may be None.
     """
 
     def __init__(
@@ -65,13 +69,14 @@ class Inspector:
         admits: Callable[[Origin, str], bool],
         report: Callable[[Observation], None],
         fault: Callable[[str, BaseException], None],
-        masses: Callable[[OpCall, Any, Sequence[Comparison], Origin], None] | None = None,
+        masses: Callable[[OpCall, Any, Sequence[Compared], Origin], None] | None = None,
         origins: OriginSearch | None = None,
+        witness: Callable[[Sequence[Verdict]], None] | None = None,
     ) -> None:
         self.table, self.attribution, self._sites, self._sampler = table, attribution, sites, sampler
         self._mailbox, self._clock, self._admits = mailbox, clock, admits
         self._report, self._fault, self._masses = report, fault, masses
-        self._jury = Jury(report)
+        self._jury, self._witness = Jury(report), witness
         self.origins = origins
         self.searching = False
         self.exhaustive = False
@@ -87,16 +92,26 @@ class Inspector:
         self.check_seconds = 0.0
         self.uncovered: Counter[str] = Counter()
         self._order = 0
+        self._turns: dict[Place, int] = {}
 
     def begin_step(self, step: int, *, exhaustive: bool) -> None:
         """Prepare for an armed step; an exhaustive one also searches for the origin of a non-finite value."""
-        engage()  # here and nowhere else in a step: a compiler that finishes does not change routes half-way
+        engage()  # a compiler that finishes does not change routes half-way
         self.step, self.exhaustive, self.searching = step, exhaustive, exhaustive
         self.num_looked_at, self.check_seconds = 0, 0.0
         self.in_update = False
+        self._turns.clear()
         self.attribution.start_step()
         if exhaustive and self.origins is not None:
             self.origins.start_step()
+
+    def end_step(self) -> None:
+        """Note that the armed step is over."""
+        disengage()
+
+    def counts(self) -> dict[Place, int]:
+        """Return how many calls of each operator this armed step has met so far."""
+        return {place: last + 1 for place, last in self._turns.items()}
 
     def begin_private(self) -> Callable[[], None]:
         """Check every call until the returned function is called: for numguard's own planted call, between steps."""
@@ -118,27 +133,41 @@ class Inspector:
         origin: Origin | None = None
         try:
             checks = self.table.get(func, ())
-            if self.exhaustive or self._sampler.may_want(func):
+            place = place_of(func, self.in_update)
+            turn = self._turns[place] = self._turns.get(place, -1) + 1
+            if self.exhaustive or self._sampler.may_want(place, turn):
+                self.num_looked_at += 1
                 origin = self.attribution.origin()
                 if checks:
-                    inspection = self._begin(func, checks, args, kwargs, origin)
-            elif checks and checks[0].family not in _UPDATES:
-                self.attribution.origin()  # its backward will ask where it came from
-            self.num_looked_at += 1
+                    inspection = self._begin(func, checks, args, kwargs, origin, turn)
+            elif checks and checks[0].family not in _UPDATES and torch.is_grad_enabled():
+                self.num_looked_at += 1
+                self.attribution.note_forward()  # its backward will ask where it came from
         except Exception as error:
             self._fault("interception", error)
         output = func(*args, **kwargs)
         if inspection is None and not self.searching:
             return output
+        before, is_judged = self._clock.seconds, False
         with self._clock:
             try:
                 if self.searching and self.origins is not None and origin is not None:
                     self.origins.note(func, args, kwargs, output, origin)
                 if inspection is not None:
-                    self._judge_all(inspection, output)
+                    is_judged = self._judge_all(inspection, output)
             except Exception as error:
                 self._fault("check", error)
+        if inspection is not None:
+            self._enter_cost(inspection.site, self._clock.seconds - before, is_judged)
         return output
+
+    def _enter_cost(self, site: Site, seconds: float, is_judged: bool) -> None:
+        seconds += WANTED_SECONDS
+        self._clock.add(WANTED_SECONDS)
+        self._sampler.charge(seconds)
+        self.check_seconds += seconds
+        site.record(seconds, judged=is_judged)
+        site.last_checked_step = self.step
 
     def _begin(
         self,
@@ -147,6 +176,7 @@ class Inspector:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         origin: Origin,
+        turn: int,
     ) -> Inspection | None:
         phases = checks[0].phases
         if (phases is not None and origin.phase not in phases) or not (
@@ -158,7 +188,13 @@ class Inspector:
             self.uncovered[f"{checks[0].name}: {reason}"] += 1
             return None
         site = self._sites.at(
-            func, tuple(check.name for check in checks), origin, args, kwargs, in_update=self.in_update
+            func,
+            tuple(check.name for check in checks),
+            origin,
+            args,
+            kwargs,
+            in_update=self.in_update,
+            turn=None if self.exhaustive else turn,
         )
         if not self._sampler.wants(site):
             return None
@@ -170,97 +206,113 @@ class Inspector:
         call = OpCall(overload=func, arguments=bind(func, args, kwargs))
         arithmetic = self._route(checks[0], call)[0]
         probe = Probe(arithmetic=arithmetic, limit=limit, offset=self._sampler.offset(), most=most)
+        captured = self._capture(site, checks, call, probe)
+        if captured is None:
+            return None
+        return Inspection(site=site, checks=checks, call=call, captured=captured, probe=probe, args=args, kwargs=kwargs)
+
+    def _capture(self, site: Site, checks: tuple[Check, ...], call: OpCall, probe: Probe) -> tuple[Any, ...] | None:
+        """Copy what the operator will overwrite; None where a check says that it cannot judge the call."""
+        if len(checks) == 1 and checks[0].capture is None:
+            return (None,)
         before = self._clock.seconds
         try:
-            with self._clock, torch.no_grad():
-                captured = [check.capture(call, probe) if check.capture else None for check in checks]
+            with self._clock, torch.no_grad() if torch.is_grad_enabled() else _AS_IT_IS:
+                captured = tuple(check.capture(call, probe) if check.capture else None for check in checks)
         except NotCovered as reason_given:
             self._excuse(checks[0], reason_given)
             site.record(self._clock.seconds - before, judged=False)
             return None
         self._sampler.charge(self._clock.seconds - before)
-        return Inspection(
-            site=site, checks=checks, call=call, captured=tuple(captured), probe=probe, args=args, kwargs=kwargs
-        )
+        return captured
 
     def _route(self, check: Check, call: OpCall) -> tuple[Arithmetic, Arithmetic]:
         if self.device_type is not None:
             return routes_for(check.family, self.device_type)
-        device = next((t.device.type for value in call.arguments.values() for t in tensors_in(value)), "cpu")
-        return routes_for(check.family, device)
+        given = first_tensor(call.arguments.values())
+        return routes_for(check.family, "cpu" if given is None or given.is_cpu else given.device.type)
 
     def _excuse(self, check: Check, reason: NotCovered) -> None:
         self.uncovered[f"{check.name}: {reason}"] += 1
 
     # -- judging -----------------------------------------------------------------------------------------------
 
-    def _judge_all(self, inspection: Inspection, output: Any) -> None:
+    def _judge_all(self, inspection: Inspection, output: Any) -> bool:
+        """Run the checks; return whether one of them has come to a verdict."""
         call = OpCall(overload=inspection.call.overload, arguments=inspection.call.arguments, output=output)
-        began, judged = process_time(), False
+        is_judged = False
         for check, captured in zip(inspection.checks, inspection.captured, strict=True):
             try:
                 self._judge(inspection, check, call, captured)
-                judged = True
+                is_judged = True
             except NotCovered as reason:
                 self._excuse(check, reason)
-        seconds = process_time() - began
-        self._sampler.charge(seconds)
-        self.check_seconds += seconds
-        inspection.site.record(seconds, judged=judged)
-        inspection.site.last_checked_step = self.step
+        return is_judged
 
     def _judge(self, inspection: Inspection, check: Check, call: OpCall, captured: Any) -> None:
-        with torch.no_grad():
-            comparisons = list(check.judge(call, captured, inspection.probe))
+        with torch.no_grad() if torch.is_grad_enabled() else _AS_IT_IS:
+            comparisons = check.judge(call, captured, inspection.probe)
             if not comparisons:
                 return
-            weigh = evaluate_on_host if self.immediate else evaluate
-            vectors = [weigh(comparison) for comparison in comparisons]
             if self._masses is not None and inspection.site.origin.phase == "optimizer":
                 self._masses(call, captured, comparisons, inspection.site.origin)
             self.num_checks += 1
             self._order += 1
-            judged = Judged(
-                inspection=inspection,
-                check=check,
-                captured=captured if self.immediate else None,
-                names=tuple(comparison.output for comparison in comparisons),
-                segments=tuple(comparison.segments for comparison in comparisons),
-                models=tuple(_model(comparison) for comparison in comparisons),
-                exact=tuple(not comparison.rounds_output for comparison in comparisons),
-                step=self.step,
-                order=self._order,
-            )
             if self.immediate:
-                self._mailbox.post(torch.cat(vectors), lambda numbers: self._deliver(judged, numbers, call))
+                verdicts = [evaluate_on_host(comparison) for comparison in comparisons]
+                if self._note(inspection.site, self.step, verdicts):
+                    self._jury.hear(self._dossier(inspection, check, captured, comparisons), verdicts, None, call)
                 return
             # The inputs may be gone when the verdict arrives: the second shadow runs now, on the same stream.
             second = Probe(
                 arithmetic=self._route(check, call)[1], limit=inspection.probe.limit, offset=inspection.probe.offset
             )
-            vectors += [evaluate(comparison) for comparison in check.judge(call, captured, second)]
-            judged = without_inputs(judged)
-            self._mailbox.post(torch.cat(vectors), lambda numbers: self._deliver(judged, numbers, None))
+            vectors = [evaluate(comparison) for comparison in (*comparisons, *check.judge(call, captured, second))]
+            judged = without_inputs(self._dossier(inspection, check, None, comparisons))
+            self._mailbox.post(torch.cat(vectors), lambda numbers: self._deliver(judged, numbers))
 
-    def _deliver(self, judged: Judged, numbers: list[float], call: OpCall | None) -> None:
+    def _dossier(self, inspection: Inspection, check: Check, captured: Any, comparisons: Sequence[Compared]) -> Judged:
+        return Judged(
+            inspection=inspection,
+            check=check,
+            captured=captured,
+            names=tuple(comparison.output for comparison in comparisons),
+            segments=tuple(comparison.segments for comparison in comparisons),
+            models=tuple(_model(comparison) for comparison in comparisons),
+            exact=tuple(not comparison.rounds_output for comparison in comparisons),
+            step=self.step,
+            order=self._order,
+        )
+
+    def _deliver(self, judged: Judged, numbers: Sequence[float]) -> None:
+        """Take the numbers of both routes, which arrive later than the call was made."""
         count = len(judged.names)
-        verdicts = [Verdict(*numbers[i * WIDTH : (i + 1) * WIDTH]) for i in range(len(numbers) // WIDTH)]
-        site = judged.inspection.site
+        verdicts = [Verdict._make(numbers[at : at + WIDTH]) for at in range(0, len(numbers), WIDTH)]
+        if self._note(judged.inspection.site, judged.step, verdicts[:count]):
+            self._jury.hear(judged, verdicts[:count], verdicts[count:], None)
+
+    def _note(self, site: Site, step: int, verdicts: Sequence[Verdict]) -> bool:
+        """Enter the verdicts on one check; return whether the jury has to hear of them."""
         self.num_judged += 1
-        for verdict in verdicts[:count]:
+        if self._witness is not None:
+            self._witness(verdicts)
+        is_suspect = is_wrong = False
+        for verdict in verdicts:
             site.num_elements += int(verdict.num_elements)
             if verdict.worst_ratio > site.worst_ratio:
                 site.worst_ratio = verdict.worst_ratio
-            site.worst_strict_ratio = max(site.worst_strict_ratio, verdict.worst_strict_ratio)
+            if verdict.worst_strict_ratio > site.worst_strict_ratio:
+                site.worst_strict_ratio = verdict.worst_strict_ratio
             site.mean_ratio += (verdict.mean_ratio - site.mean_ratio) / max(1, site.num_checked + 1)
-        if any(not v.worst_strict_ratio <= 1.0 or v.num_overflowed or v.wrong for v in verdicts[:count]):
-            self._jury.hear(judged, verdicts[:count], verdicts[count:] or None, call)
+            is_wrong = is_wrong or verdict.wrong
+            is_suspect = is_suspect or not verdict.worst_strict_ratio <= 1.0 or verdict.num_overflowed > 0.0
         # Clean is what no error was found in: a site that is always inaccurate has a last clean step, too.
-        if not any(v.wrong for v in verdicts[:count]):
-            site.last_clean_step = judged.step
+        if not is_wrong:
+            site.last_clean_step = step
+        return is_suspect or is_wrong
 
 
-def _model(comparison: Comparison) -> str:
+def _model(comparison: Compared) -> str:
     """Return what a bound assumes: on an accelerator nobody has calibrated yet, it is assumed, whatever the check says.
 
     A result that must be exact assumes nothing anywhere.

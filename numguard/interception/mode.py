@@ -40,7 +40,8 @@ class ArmedMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     everything
         Hand every operator to ``observe``, as the search for the origin of a NaN needs.
     others
-        Takes how often each operator was met that is not among ``checked``; None where nobody asks.
+        Takes how often each operator was met that is not among ``checked``, as the one number of a list; None where
+        nobody asks.
 
     Attributes
     ----------
@@ -61,7 +62,7 @@ class ArmedMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         observe: Observe,
         *,
         everything: bool = False,
-        others: dict[torch._ops.OpOverload, int] | None = None,
+        others: dict[torch._ops.OpOverload, list[int]] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._others = others
@@ -95,7 +96,11 @@ class ArmedMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         if func not in self._checked:
             if self._others is not None:
-                self._others[func] = self._others.get(func, 0) + 1
+                tally = self._others.get(func)
+                if tally is None:
+                    self._others[func] = [1]
+                else:
+                    tally[0] += 1
             if not self.everything:
                 return func(*args, **kwargs)
         if types and _stands_for_other_tensors(types):

@@ -19,7 +19,7 @@ from numguard.finding import Confirmation, Model
 from numguard.interception.dossier import Judged
 from numguard.interception.observation import Observation, describe_call, environment_facts
 from numguard.shadow.call import OpCall, is_repeatable, mutated_arguments, tensors_in
-from numguard.shadow.comparison import Comparison
+from numguard.shadow.comparison import Compared
 from numguard.shadow.routes import routes_for
 from numguard.shadow.verdict import Verdict, evaluate, evaluate_on_host, read
 
@@ -178,9 +178,9 @@ def _second_opinion(judged: Judged, call: OpCall) -> list[Verdict]:
         return [_weighed(comparison) for comparison in judged.check.judge(call, judged.captured, second)]
 
 
-def _weighed(comparison: Comparison) -> Verdict:
+def _weighed(comparison: Compared) -> Verdict:
     """Return the verdict; in host memory without torch's own maxima, which are judged, too."""
-    return read((evaluate_on_host if comparison.computed.is_cpu else evaluate)(comparison))
+    return evaluate_on_host(comparison) if comparison.computed.is_cpu else read(evaluate(comparison))
 
 
 def _same_bits(first: Any, second: Any) -> bool:

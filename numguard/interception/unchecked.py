@@ -1,6 +1,6 @@
 """Operators that compute something and have no check: coverage names them, so that silence is not taken for health."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
@@ -52,20 +52,20 @@ def computes(overload: torch._ops.OpOverload) -> bool:
 
 
 def reasons(
-    seen: Mapping[torch._ops.OpOverload, int], checked: Mapping[torch._ops.OpOverload, object]
+    seen: Mapping[torch._ops.OpOverload, Sequence[int]], checked: Mapping[torch._ops.OpOverload, object]
 ) -> dict[str, int]:
     """Return what coverage says of the operators that were met in armed steps without a check.
 
     Parameters
     ----------
     seen
-        Calls of operators that nobody was asked about.
+        Operators that nobody was asked about, with how often each was called.
     checked
         Operators that have a check, whether or not the user wanted it.
     """
     found: dict[str, int] = {}
-    for overload, count in list(seen.items()):
+    for overload, tally in list(seen.items()):
         if overload not in checked and computes(overload):
             reason = f"{overload._schema.name}: no check"
-            found[reason] = found.get(reason, 0) + count
+            found[reason] = found.get(reason, 0) + sum(tally)
     return found

@@ -75,6 +75,11 @@ class Supervisor:
         """Everything found so far."""
         return () if self._guard is None else tuple(self._guard.findings)
 
+    @property
+    def num_checks(self) -> int:
+        """Checks made so far."""
+        return 0 if self._guard is None else self._guard.coverage.num_checks
+
     def on_step(self, optimizer: Optimizer, loss: Tensor | None) -> None:
         """Take one step from a :class:`~numguard.launching.steps.StepFinder`."""
         if self._broken:
@@ -136,10 +141,11 @@ class Supervisor:
             if os.getpid() == process:  # a forked child that comes out here as well has no guard of its own
                 self.close()
                 if os.environ.get("RANK", "0") == "0":
-                    print(_closing_line(finder, self.findings, self._settings.run_dir), file=sys.stderr)
+                    closing = _closing_line(finder, self.findings, self._settings.run_dir, self.num_checks)
+                    print(closing, file=sys.stderr)
 
 
-def _closing_line(finder: StepFinder, findings: Sequence[Finding], run_dir: str | None) -> str:
+def _closing_line(finder: StepFinder, findings: Sequence[Finding], run_dir: str | None, num_checks: int) -> str:
     if finder.num_steps == 0:
         reason = (
             f"{finder.num_roots} backward passes, but no call of Optimizer.step" if finder.num_roots else "no training"
@@ -148,6 +154,8 @@ def _closing_line(finder: StepFinder, findings: Sequence[Finding], run_dir: str 
     counts = [
         f"{sum(finding.severity == severity for finding in findings)} {severity}s" for severity in ("error", "warning")
     ]
+    if num_checks == 0:
+        counts.append("and nothing was checked")
     ranks = os.environ.get("WORLD_SIZE", "1")
     here = "" if ranks == "1" else f" on rank 0 of {ranks}"
     where = f"; numguard report {run_dir} shows them{' and those of all ranks' if here else ''}" if run_dir else ""

@@ -39,11 +39,17 @@ class AppendFile:
         Made where it is missing.
     rank, attempt, pid
         What the file is named by.
+
+    Attributes
+    ----------
+    num_lines
+        Lines that this process has appended to the part that is open.
     """
 
     def __init__(self, directory: Path, *, rank: int, attempt: int, pid: int) -> None:
         self._directory, self._key = directory, (rank, attempt, pid)
         self._part = 0
+        self.num_lines = 0
         self._torn = False
         directory.mkdir(parents=True, exist_ok=True)
         while (directory / file_name(*self._key, self._part + 1)).exists():
@@ -71,7 +77,13 @@ class AppendFile:
         return 0
 
     def append(self, data: bytes) -> None:
-        """Append whole lines with one ``os.write``; where the system takes only a part of them, none stays."""
+        """Append whole lines with one ``os.write``; where the system takes only a part of them, none stays.
+
+        Raises
+        ------
+        FileNotFoundError
+            If somebody removed the file: these lines are lost with all others, and a new file is needed.
+        """
         if self._num_bytes and self._num_bytes + len(data) > ROTATE_AT_BYTES:
             self._rotate()
         if self._torn:
@@ -81,6 +93,12 @@ class AppendFile:
             self._complete(data, written)
         self._num_bytes += len(data)
         self._torn = False
+        self._require_name()
+        self.num_lines += data.count(b"\n")
+
+    def _require_name(self) -> None:
+        if os.fstat(self._descriptor).st_nlink == 0:
+            raise FileNotFoundError(f"{file_name(*self._key, self._part)} was removed while it was written")
 
     def _complete(self, data: bytes, written: int) -> None:
         """Write what a short write left, or take all of it back."""
@@ -102,6 +120,7 @@ class AppendFile:
         except OSError:
             self._part -= 1
             raise
+        self.num_lines = 0
         os.close(old)
         sync_directory(self._directory)
 
@@ -114,8 +133,7 @@ class AppendFile:
             If somebody removed the file: what was appended since is lost, and a new file is needed.
         """
         _fdatasync(self._descriptor)
-        if os.fstat(self._descriptor).st_nlink == 0:
-            raise FileNotFoundError(f"{file_name(*self._key, self._part)} was removed while it was written")
+        self._require_name()
 
     def close(self, *, sync: bool = True) -> None:
         """Close the file, flushed unless a fork made this a copy that belongs to the parent."""

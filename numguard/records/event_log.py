@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from numguard.records.append_file import AppendFile, parsed_name
-from numguard.records.finding_record import write_finding
+from numguard.records.finding_record import finding_fields, write_finding
 from numguard.records.lines import as_plain, encoded
 from numguard.records.manifest import write_manifest
 from numguard.records.memory_log import MemoryLog
@@ -41,8 +41,9 @@ class EventLog:
 
     An event that :meth:`write` acknowledged is in the kernel's hands: it survives the death of the process at any
     moment; a finding of severity ``error`` is on the disk. A directory that cannot be written, a full disk and a value
-    that cannot be written cost events, which are counted, one logged warning, and nothing else. A forked child goes on
-    in a file of its own.
+    that cannot be written cost events, which are counted, one logged warning, and nothing else. Where somebody removes
+    the directory meanwhile, it is made again, with the start and every finding so far. A forked child goes on in a file
+    of its own.
 
     Parameters
     ----------
@@ -81,8 +82,9 @@ class EventLog:
         self._mirror: Mirror | None = None
         self._memory = MemoryLog(rank=rank, attempt=attempt)
         self._seq = 0
+        self._start: Mapping[str, object] | None = None
         self._num_unreported = 0
-        self._warned = self._closed = self._dirty = False
+        self._warned = self._closed = self._dirty = self._is_hollow = False
         self._sync_after = self._retry_after = 0.0
         try:
             self._open()
@@ -140,8 +142,9 @@ class EventLog:
             if self._closed:
                 return
             try:
-                if self._num_unreported and self._file is not None:
-                    self._report_drops(self._file)
+                self._sync()
+                if self._num_unreported:
+                    self._ready()
                 if self._mirror is not None:
                     self._mirror.close()
             except Exception as failure:
@@ -158,13 +161,27 @@ class EventLog:
             problem = problem_of(event, fields)
         if problem is not None or not RESERVED.isdisjoint(fields):
             raise ValueError(problem or f"a field may not be named {', '.join(sorted(RESERVED))}")
+        if event == "start":
+            self._start = fields
+        file = self._ready()
+        try:
+            self._take(file, event, fields)
+        except FileNotFoundError as removed:
+            self._lose(file, removed)
+            self._take(self._ready(), event, fields)
+
+    def _ready(self) -> AppendFile:
+        """Return the open file, in which everything stands that has to stand before the next event."""
         file = self._file or self._open()
+        if self._is_hollow:
+            self._is_hollow = False
+            self._refill(file)
         if self._num_unreported:
             self._report_drops(file)
-        self._take(file, encoded(self._seq, event, fields))
+        return file
 
-    def _take(self, file: AppendFile, lines: list[bytes]) -> None:
-        for line in lines:
+    def _take(self, file: AppendFile, event: str, fields: Mapping[str, object]) -> None:
+        for line in encoded(self._seq, event, fields):
             file.append(line)
             self._seq += 1
             self._dirty = True
@@ -172,9 +189,26 @@ class EventLog:
                 self._mirror.add(line)
 
     def _report_drops(self, file: AppendFile) -> None:
-        fields = {"count": self._num_unreported, "reason": self.last_failure or ""}
-        self._take(file, encoded(self._seq, "dropped", fields))
+        self._take(file, "dropped", {"count": self._num_unreported, "reason": self.last_failure or ""})
         self._num_unreported = 0
+
+    def _lose(self, removed: AppendFile, failure: FileNotFoundError) -> None:
+        """Count what went with a file that somebody removed; the next one begins with what memory still has of it."""
+        self._close_file(sync=False)
+        self._retry_after = 0.0
+        if self._mirror is None:  # else the shared directory has it, or gets it with the next batch
+            self.num_dropped += removed.num_lines
+            self._num_unreported += removed.num_lines
+            self._is_hollow = True
+        self._fail(failure)
+
+    def _refill(self, file: AppendFile) -> None:
+        events = [("finding", finding_fields(finding)) for finding in self._memory.records().findings]
+        if self._start is not None:
+            events.insert(0, ("start", dict(self._start)))
+        for event, fields in events:
+            self._take(file, event, fields)
+            self._follow_up(event, fields)
 
     def _follow_up(self, event: str, fields: Mapping[str, object]) -> None:
         """Flush what is due, and keep a finding or the start of an attempt in a file of its own."""
@@ -194,9 +228,9 @@ class EventLog:
         began = time.monotonic()
         try:
             self._file.sync()
-        except FileNotFoundError:
-            self._close_file(sync=False)
-            raise
+        except FileNotFoundError as removed:
+            self._lose(self._file, removed)
+            return
         ended = time.monotonic()
         self._dirty = False
         self._sync_after = ended + max(_SYNC_EVERY_SECONDS, (ended - began) / _SYNC_SHARE)
@@ -236,7 +270,7 @@ class EventLog:
         if self._mirror is not None:
             self._mirror.abandon()
         self._mirror, self._seq, self._num_unreported = None, 0, 0
-        self._retry_after, self._dirty = 0.0, False
+        self._start, self._retry_after, self._dirty, self._is_hollow = None, 0.0, False, False
 
 
 _LIVE: "weakref.WeakSet[EventLog]" = weakref.WeakSet()

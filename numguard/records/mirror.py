@@ -44,7 +44,12 @@ class Mirror:
             return
         if self._file is None:
             self._file = AppendFile(self._directory, rank=self._rank, attempt=self._attempt, pid=self._pid)
-        self._file.append(bytes(self._lines))
+        try:
+            self._file.append(bytes(self._lines))
+        except FileNotFoundError:  # somebody removed it; these lines go into another
+            self._file.close(sync=False)
+            self._file = None
+            raise
         self._lines.clear()
 
     def close(self) -> None:

@@ -2,15 +2,18 @@
 
 A backward stable algorithm returns what exact arithmetic returns for inputs that are off by a unit or so in their last
 place. So the error of every element is compared with the largest change that one-ulp changes of the inputs can make
-in that element, and the rounding of the element itself.
+in that element, and the rounding of the element itself. What is counted, added and sorted here, NumPy does: the
+reductions of torch may be what is wrong.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from numguard.numerics import ulp
@@ -185,11 +188,11 @@ def _judge(
     with torch.no_grad():
         results = [_Result.of(*parts) for parts in zip(names, computed, evaluate(inputs), strict=True)]
         changes, steps = [result.rounding for result in results], []
-        if any(bool((result.error > FACTOR * result.rounding).any()) for result in results):
+        if any(_flat(result.error > FACTOR * result.rounding).any() for result in results):
             steps = make_steps()
             changes = _random_changes(results, evaluate, inputs, steps, random)
     ratios = [_ratio(result.error, change) for result, change in zip(results, changes, strict=True)]
-    num_suspicious = sum(int((ratio > FACTOR).sum()) for ratio in ratios)
+    num_suspicious = sum(int(np.count_nonzero(ratio > FACTOR)) for ratio in ratios)
     worst = _examine(results, changes, ratios, evaluate, inputs, steps) if num_suspicious else None
     place, index, change = worst if worst is not None else _largest(ratios, changes)
     result = results[place]
@@ -208,10 +211,15 @@ def _judge(
     )
 
 
-def _ratio(error: Tensor, change: Tensor) -> Tensor:
-    """Return errors in one-ulp changes; a change without bound explains everything but a number that is none."""
+def _ratio(error: Tensor, change: Tensor) -> NDArray[np.float64]:
+    """Return errors in one-ulp changes, flat: one without bound explains everything but a number that is none."""
     ratio = torch.where(torch.isfinite(change), error / change, 0.0)
-    return torch.where(error == 0.0, 0.0, ratio)
+    return _flat(torch.where(error == 0.0, 0.0, ratio))
+
+
+def _flat(values: Tensor) -> NDArray[Any]:
+    flat: NDArray[Any] = values.detach().cpu().numpy().reshape(-1)
+    return flat
 
 
 def _random_changes(
@@ -230,18 +238,18 @@ def _random_changes(
     return [result.rounding + change for result, change in zip(results, largest, strict=True)]
 
 
-def _largest(ratios: list[Tensor], changes: list[Tensor]) -> tuple[int, int, float]:
-    place = max(range(len(ratios)), key=lambda number: float(ratios[number].max()) if ratios[number].numel() else -1.0)
-    if not ratios[place].numel():
+def _largest(ratios: list[NDArray[np.float64]], changes: list[Tensor]) -> tuple[int, int, float]:
+    place = max(range(len(ratios)), key=lambda number: float(ratios[number].max(initial=-1.0)))
+    if not ratios[place].size:
         raise NotCovered("its results are empty")
-    index = int(ratios[place].argmax())
+    index = int(np.argmax(ratios[place]))
     return place, index, float(changes[place].reshape(-1)[index])
 
 
 def _examine(
     results: list[_Result],
     changes: list[Tensor],
-    ratios: list[Tensor],
+    ratios: list[NDArray[np.float64]],
     evaluate: Callable[[Sequence[Tensor]], list[Tensor]],
     inputs: list[Tensor],
     steps: list[Tensor],
@@ -249,9 +257,9 @@ def _examine(
     """Take the derivatives of the worst elements; return the worst that is left, with its one-ulp change."""
     candidates: list[tuple[float, int, int]] = []
     for place, ratio in enumerate(ratios):
-        flat = ratio.reshape(-1)
-        top = torch.topk(flat, min(EXAMINED, flat.numel()))
-        candidates += [(float(r), place, int(i)) for r, i in zip(top.values, top.indices, strict=True) if r > FACTOR]
+        few = min(EXAMINED, ratio.size)
+        worst = np.argpartition(ratio, ratio.size - few)[ratio.size - few :] if few else ()
+        candidates += [(float(ratio[index]), place, int(index)) for index in worst if ratio[index] > FACTOR]
     candidates.sort(reverse=True)
     # The caller's hooks on saved tensors (a checkpoint's, an offloader's) must not see these.
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
@@ -280,7 +288,7 @@ def _first_order(element: Tensor, leaves: list[Tensor], steps: list[Tensor]) -> 
     total = 0.0
     for gradient, step in zip(gradients, steps, strict=True):
         if gradient is not None:
-            total += float((gradient.abs() * step).sum())
+            total += float(_flat(gradient.abs() * step).sum())
     return total if not math.isnan(total) else math.inf
 
 

@@ -2,8 +2,8 @@
 
 A form takes ``state`` and then the arguments of the module. ``state`` holds the module's parameters and buffers in
 float64 under their names, and its plain numbers (``eps``, ``dim``) as they are. A form is a function: it writes to
-nothing and runs none of the user's code. Users name one in ``regions={"blocks.*.norm": "layer_norm"}``, or give a
-function of their own.
+nothing, runs none of the user's code, and adds in pairs, for the sums of torch may be what is wrong. Users name one in
+``regions={"blocks.*.norm": "layer_norm"}``, or give a function of their own.
 """
 
 import math
@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+
+from numguard.numerics import pairwise_sum
 
 State = Mapping[str, Any]
 Form = Callable[..., Tensor | Sequence[Tensor]]
@@ -28,21 +30,21 @@ def layer_norm(state: State, x: Tensor) -> Tensor:
     """Return ``(x - mean) / sqrt(variance + eps)`` over the last dimensions, in two passes, scaled and shifted."""
     weight = state.get("weight")
     dims = tuple(range(-(weight.dim() if weight is not None else 1), 0))
-    centred = x - x.mean(dims, keepdim=True)
-    variance = (centred * centred).mean(dims, keepdim=True)
+    centred = x - _mean(x, dims)
+    variance = _mean(centred * centred, dims)
     return _affine(centred / torch.sqrt(variance + state.get("eps", 1e-5)), state)
 
 
 def rms_norm(state: State, x: Tensor) -> Tensor:
     """Return ``x / sqrt(mean x**2 + eps)`` over the last dimension, scaled."""
     eps = state.get("eps")
-    return _affine(x / torch.sqrt((x * x).mean(-1, keepdim=True) + (1e-6 if eps is None else eps)), state)
+    return _affine(x / torch.sqrt(_mean(x * x, (-1,)) + (1e-6 if eps is None else eps)), state)
 
 
 def variance(state: State, x: Tensor) -> Tensor:
     """Return the variance over the last dimension, in two passes, less ``correction`` degrees of freedom (0)."""
-    centred = x - x.mean(-1, keepdim=True)
-    spread: Tensor = (centred * centred).sum(-1) / (x.shape[-1] - state.get("correction", 0))
+    centred = x - _mean(x, (-1,))
+    spread: Tensor = pairwise_sum(centred * centred) / (x.shape[-1] - state.get("correction", 0))
     return spread
 
 
@@ -65,19 +67,19 @@ def welford_merge(
 def softmax(state: State, x: Tensor) -> Tensor:
     """Return probabilities over ``dim`` (the last one), shifted by the maximum."""
     powers = torch.exp(_shifted(x, _dim(state)))
-    return powers / powers.sum(_dim(state), keepdim=True)
+    return powers / _sum(powers, _dim(state))
 
 
 def log_softmax(state: State, x: Tensor) -> Tensor:
     """Return log probabilities over ``dim`` (the last one), shifted by the maximum."""
     shifted = _shifted(x, _dim(state))
-    return shifted - torch.log(torch.exp(shifted).sum(_dim(state), keepdim=True))
+    return shifted - torch.log(_sum(torch.exp(shifted), _dim(state)))
 
 
 def logsumexp(state: State, x: Tensor) -> Tensor:
     """Return ``log sum exp x`` over ``dim`` (the last one)."""
     largest = _maximum(x, _dim(state))
-    return (largest + torch.log(torch.exp(x - largest).sum(_dim(state), keepdim=True))).squeeze(_dim(state))
+    return (largest + torch.log(_sum(torch.exp(x - largest), _dim(state)))).squeeze(_dim(state))
 
 
 def cross_entropy(state: State, logits: Tensor, targets: Tensor) -> Tensor:
@@ -85,8 +87,8 @@ def cross_entropy(state: State, logits: Tensor, targets: Tensor) -> Tensor:
     counted = targets != state.get("ignore_index", -100)
     classes = torch.where(counted, targets, 0).unsqueeze(1)
     shifted = _shifted(logits, 1)
-    picked = torch.log(torch.exp(shifted).sum(1)) - shifted.gather(1, classes).squeeze(1)
-    mean: Tensor = (picked * counted).sum() / counted.sum()
+    picked = torch.log(pairwise_sum(torch.exp(shifted), 1)) - shifted.gather(1, classes).squeeze(1)
+    mean: Tensor = pairwise_sum((picked * counted).reshape(-1)) / pairwise_sum(counted.reshape(-1))
     return mean
 
 
@@ -113,14 +115,14 @@ def vector_norm(state: State, x: Tensor) -> Tensor:
     largest = x.abs().amax(_dim(state), keepdim=True).detach()
     scale = torch.where(largest > 0.0, largest, 1.0)
     scaled = x / scale
-    return ((scaled * scaled).sum(_dim(state), keepdim=True).sqrt() * scale).squeeze(_dim(state))
+    return (_sum(scaled * scaled, _dim(state)).sqrt() * scale).squeeze(_dim(state))
 
 
 def cosine_similarity(state: State, a: Tensor, b: Tensor) -> Tensor:
     """Return ``a b / max(|a| |b|, eps)`` over ``dim`` (the last one); 0 for a zero vector."""
     dim = _dim(state)
     norms = vector_norm({"dim": dim}, a) * vector_norm({"dim": dim}, b)
-    product: Tensor = (a * b).sum(dim) / norms.clamp(min=state.get("eps", 1e-8))
+    product: Tensor = pairwise_sum(a * b, dim) / norms.clamp(min=state.get("eps", 1e-8))
     return product
 
 
@@ -129,9 +131,20 @@ def softmax_cross_entropy_gradient(state: State, logits: Tensor, targets: Tensor
     shifted = _shifted(logits, -1)
     picked = torch.nn.functional.one_hot(targets, logits.shape[-1]).to(torch.bool)
     powers = torch.exp(shifted)
-    total = powers.sum(-1, keepdim=True)
+    total = _sum(powers, -1)
     others = torch.where(picked, 0.0, powers)
-    return torch.where(picked, -others.sum(-1, keepdim=True), others) / total
+    return torch.where(picked, -_sum(others, -1), others) / total
+
+
+def _sum(x: Tensor, dim: int) -> Tensor:
+    return pairwise_sum(x, dim).unsqueeze(dim)
+
+
+def _mean(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    total = x
+    for dim in dims:
+        total = _sum(total, dim)
+    return total / math.prod(x.shape[dim] for dim in dims)
 
 
 def _dim(state: State) -> int:

@@ -29,7 +29,7 @@ SAYS: Final[Mapping[str, str]] = MappingProxyType(
         "loss_spike": "the loss spiked",
         "loss_shift": "the loss shifted to another level",
         "loss_drift": "the loss drifts away from its reference",
-        "loss_noise": "the loss became noisier",
+        "loss_noise": "the noise of the loss changed",
         "loss_plateau": "the loss stopped falling",
         "off_trend": "the loss left its registered trend",
         "hard_batch": "a hard batch raised the loss",

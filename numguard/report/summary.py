@@ -164,9 +164,9 @@ def _verdict(records: RunRecords, causes: Sequence[Cause], degraded: Sequence[st
     if asleep:
         stage = asleep[0].fields["stage"] or "its pipeline"
         return "unknown", f"numguard was not awake on rank {asleep[0].rank}: its self-test failed at {stage}"
-    num_checks = max(records.coverage.num_checks, sum(event.fields["num_checks"] for event in records.costs))
+    num_checks = _num_checks(records)
     if num_checks == 0 and not causes:
-        return "unknown", "nothing was checked, so nothing can be said"
+        return "unknown", f"nothing was checked, so nothing can be said{_why_unchecked(records.coverage)}"
     if causes:
         return "care", f"no error, {counted(len(causes), 'warning')}; the first: {causes[0].headline}"
     if records.num_missing_ranks or degraded:
@@ -176,6 +176,18 @@ def _verdict(records: RunRecords, causes: Sequence[Cause], degraded: Sequence[st
         "go",
         f"no error and no warning in {counted(num_checks, 'check')} of {counted(len(records.coverage.sites), 'place')}",
     )
+
+
+def _num_checks(records: RunRecords) -> int:
+    """Return the checks of the run's own calls; what they cost counts those of planted faults, too."""
+    if records.coverage.num_ranks:
+        return records.coverage.num_checks
+    return sum(event.fields["num_checks"] for event in records.costs)
+
+
+def _why_unchecked(coverage: Coverage) -> str:
+    reason = max(coverage.uncovered, key=lambda reason: coverage.uncovered[reason], default="")
+    return reason and f" ({reason})"
 
 
 def _ends_nonfinite(curves: Sequence[LossCurve]) -> tuple[int, str] | None:

@@ -20,6 +20,7 @@ from numguard.scaling.registry_file import read_chain, rewriting
 
 _LARGEST_LEVEL: Final = 0.999
 _LONGEST_NAME: Final = 200
+_ALONG_RUN: Final = ("step", "tokens")
 
 
 def register(
@@ -244,6 +245,8 @@ def _row_values(name: str, values: ArrayLike) -> list[float]:
         raise UsageError(f"column {name!r} is not numeric; pass a number, or a list of numbers") from None
     if array.ndim != 1 or not np.isfinite(array).all():
         raise UsageError(f"column {name!r} must be finite numbers in one row; it is {str(values)[:60]}")
+    if name in _ALONG_RUN and (array < 0.0).any():
+        raise UsageError(f"{name}={array.min():g} is no place of a run; pass values from 0 on, for example {name}=1000")
     return [float(value) for value in array]
 
 

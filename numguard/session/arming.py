@@ -15,6 +15,7 @@ from numguard.ranks.schedule import EPOCH, FIRST_AGREEMENT, SPARE
 
 _TENSORS_WITHOUT_MODEL: Final = 60  # parameters of a model that nobody has shown
 LOOK_SECONDS: Final = 8e-6  # to tell where a call came from and that it is not its turn, with cold caches
+COUNT_SECONDS: Final = 2e-6  # to tell by its turn alone that a call is not wanted
 UPDATE_EVERY: Final = 4  # armed steps of which one looks at the optimizer, where a step is armed in parts
 REGIONS: Final = 0.3  # of the quota of an armed step goes into regions, where the model is looked at
 _RECENT: Final = 50
@@ -134,6 +135,8 @@ class Arming:
         needed = (resting + 1.5 * max(self._fixed[part] for part in self._parts()) / EPOCH) / (
             SPARE * max(self.typical_seconds, 1e-9)
         )
+        if needed < self.budget.share:  # the costs that were agreed on were estimates
+            return f"no step was armed: by the costs known at first the budget paid for none; every {EPOCH} steps anew"
         return (
             f"steps of {1e3 * self.typical_seconds:.1f} ms are too short for a budget of {self.budget.share:.2%}: "
             f"no step was armed; give budget={needed:.2g} or more"
@@ -275,12 +278,15 @@ class Arming:
         self._on_leave()
         early, self._left_early = self._left_early, False
         self._waiting = None
+        self._inspector.end_step()
         mode, self.mode = self.mode, None
         if mode is None:
             return early
         mode.active = False
         self.num_armed -= at_end and mode.num_ops == 0
-        fixed = mode.num_ops * self._pass_seconds + self._inspector.num_looked_at * LOOK_SECONDS
+        looked_at = self._inspector.num_looked_at
+        fixed = mode.num_ops * self._pass_seconds + looked_at * LOOK_SECONDS
+        fixed += max(0, mode.num_observed - looked_at) * COUNT_SECONDS
         self.clock.add(fixed)
         if mode.num_observed == 0:
             self.num_empty += self.expects_checked or mode.num_ops == 0
@@ -288,7 +294,7 @@ class Arming:
             known = self._part in self._measured
             self._fixed[self._part] = 0.5 * (self._fixed[self._part] + fixed) if known else fixed
             self._measured.add(self._part)
-        self.sites.end_step()
+        self._sampler.end_step(self.sites, self._inspector.counts())
         if self._is_out:
             self._is_out = False
         elif is_innermost(mode):
@@ -305,6 +311,7 @@ class Arming:
         """In a forked child: pass everything on, and leave the mode where that is possible."""
         if self.mode is not None:
             self.mode.tape = None
+        self._inspector.end_step()
         mode, self.mode = self.mode, None
         self._is_out = False
         for entered in [*self._stranded, *([mode] if mode else [])]:

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from numguard.errors import FindingError, GuardStateError, UsageError
 from numguard.finding import Finding
 from numguard.interception.mailbox import Parcel
+from numguard.report import plain_report, summarise
 from numguard.session.coverage import Coverage
 from numguard.session.nesting import entered, left
 from numguard.session.options import GuardOptions, is_switched_off
@@ -358,6 +359,8 @@ class Guard:
         """Return the report as plain text: what an engineer on call needs first."""
         if self._run is None:
             return "numguard is switched off (NUMGUARD=off) or has not started: nothing was watched.\n"
+        if not self._running:  # all is written, and the log is closed
+            return plain_report(summarise(self._run.log.records()))
         return self._run.report(self._step)
 
     def state_dict(self) -> dict[str, Any]:

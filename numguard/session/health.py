@@ -158,7 +158,7 @@ class Health:
                 step,
                 "log",
                 f"events were lost ({run.log.last_failure})",
-                "Make room in the run directory, or give another run_dir; what is in memory is still in g.findings.",
+                "Is the run directory there, writable, and with room? g.findings still has what is in memory.",
                 num_dropped=dropped,
             )
         if run.mailbox.num_dropped:

@@ -4,6 +4,7 @@ After an optimizer's step the bits of some tensors are summed, in turn and withi
 step they are summed again. Running statistics are written by the forward: they are compared when it begins.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import process_time
@@ -20,7 +21,7 @@ from numguard.interception.memory_sums import CHUNK_BYTES, bit_sums, can_be_summ
 from numguard.session.changes import Change, report_changes
 
 SHARE: Final = 0.15  # of the budget
-IDLE_SECONDS: Final = 2e-6  # of the two hooks of a step in which nothing is summed
+MOST_STEPS: Final = 64  # until it is reckoned again what a turn costs and earns
 SMALL_BYTES: Final = 1 << 14  # that could be summed in the time that a call takes beside
 TURN_SECONDS: Final = 2e-4  # of a step in which a part is summed and compared, until it has been measured
 
@@ -86,6 +87,7 @@ class Provenance:
         self._early: list[_Pending] = []
         self._marked: tuple[torch.nn.Module, Any] | None = None
         self._credit = 0.0
+        self._next_turn = self._last_reckoned = 0
         self._turn_seconds = TURN_SECONDS
         self.step = 0
         self.num_steps = 0
@@ -145,28 +147,36 @@ class Provenance:
     # -- around an optimizer's step ----------------------------------------------------------------------------
 
     def _before(self, optimizer: Any, *_: Any) -> None:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return
         pending = self._pending.pop(id(optimizer), None)
         if pending:
             self._look(pending)
 
     def _after(self, optimizer: Any, *_: Any) -> None:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return
         self.num_steps += 1
-        self._charge(IDLE_SECONDS)
+        if self.num_steps < self._next_turn or not self._is_affordable():
+            return
         self._early = []
-        if self._budget is not None:
-            self._credit += SHARE * self._budget * self._step_seconds() / len(self._optimizers)
-            if self._credit < self._turn_seconds:
-                return
         began = process_time()
         try:
             self._pending[id(optimizer)] = self._take_turn(optimizer)
         except Exception as error:
             self._fault("provenance", error)
         self._spend(process_time() - began)
+
+    def _is_affordable(self) -> bool:
+        """Return whether the credit pays for a turn now; else reckon when to ask again."""
+        if self._budget is None:
+            return True
+        earned = SHARE * self._budget * self._step_seconds() / len(self._optimizers)
+        self._credit += earned * (self.num_steps - self._last_reckoned)
+        self._last_reckoned = self.num_steps
+        missing = (self._turn_seconds - self._credit) / earned if earned > 0.0 else 1.0
+        self._next_turn = self.num_steps + max(1, min(MOST_STEPS, math.ceil(missing)))
+        return self._credit >= self._turn_seconds
 
     def _spend(self, seconds: float) -> None:
         """Take what a turn has cost from the credit: it may be in debt for a while, over a run it is not."""

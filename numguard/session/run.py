@@ -40,7 +40,7 @@ from numguard.session.options import GuardOptions
 from numguard.session.overhead import Overhead
 from numguard.session.provenance import Provenance
 from numguard.session.regions import Regions
-from numguard.session.resting import MOST_RESTING, SECONDS, Resting
+from numguard.session.resting import HOOK_SECONDS, MOST_RESTING, SECONDS, Resting
 from numguard.session.self_test import is_planted, planted_overload
 from numguard.session.step_count import StepCount
 from numguard.session.triggers import Triggers
@@ -48,7 +48,7 @@ from numguard.session.updates import Updates
 from numguard.session.vitals import Nonfinite, Vitals
 from numguard.session.wording import nonfinite_fields
 from numguard.shadow.call import OpCall
-from numguard.shadow.comparison import Comparison
+from numguard.shadow.comparison import Compared
 
 log = logging.getLogger("numguard")
 
@@ -84,7 +84,7 @@ class Run:
         self.sites = SiteTable()
         self._hook_seconds = 0.0
         self._new: list[Finding] = []
-        self._others: dict[torch._ops.OpOverload, int] = {}
+        self._others: dict[torch._ops.OpOverload, list[int]] = {}
         self._num_bursts: Counter[str] = Counter()
         self._next_test = _SELF_TEST_EVERY
         self._num_steps = 0
@@ -250,6 +250,7 @@ class Run:
     def begin_step(self, step: int) -> int:
         """Arm the step that begins if it is due; return the next step that needs attention before it begins."""
         self.arming.begin_step(step)
+        self.step_count.is_armed = self.arming.is_armed
         if self.arming.is_armed or not self.inspector.immediate:
             return 0
         return self.arming.next_due(step, step + MOST_RESTING)
@@ -288,7 +289,7 @@ class Run:
         self.mailbox.collect()
         self.losses.expect(step, extra)
         value = self.vitals.end_step(step, loss, searched=armed and self.inspector.searching)
-        own = self.clock.seconds + self._hook_seconds
+        own = self.clock.seconds + self._hook_seconds + HOOK_SECONDS
         self.clock.seconds = self._hook_seconds = 0.0
         self.provenance.step = step + 1
         self.arming.end_step(max(elapsed, 1e-9), own, armed=armed)
@@ -404,7 +405,7 @@ class Run:
         for finding in self.casebook.unwritten_at_end() if at_end else self.casebook.unwritten():
             self.journal.finding(finding)
 
-    def _masses(self, call: OpCall, captured: Any, comparisons: Sequence[Comparison], origin: Origin) -> None:
+    def _masses(self, call: OpCall, captured: Any, comparisons: Sequence[Compared], origin: Origin) -> None:
         self.updates.add(self.inspector.step, call, captured, comparisons, origin)
 
     def _write_updates(self, step: int) -> None:

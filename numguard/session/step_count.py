@@ -19,7 +19,7 @@ class StepCount:
     optimizers
         Whose steps count; all of the process where none are known.
     before_update, after_update
-        Called around the step of an optimizer that is the only one.
+        Called around the step of an optimizer that is the only one, in armed steps.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class StepCount:
         self._num_told = 0
         self._said = False
         self.enabled = True  # not while the guard looks away: the steps then are nobody's, or a nested guard's
+        self.is_armed = False  # whether the present step is: else nobody asks where the update begins and ends
 
     def start(self) -> None:
         """Hook the optimizers."""
@@ -57,12 +58,12 @@ class StepCount:
         self._handles.clear()
 
     def _before(self, *_: Any) -> None:
-        if self.enabled and not torch.compiler.is_compiling():
+        if not torch.compiler.is_dynamo_compiling() and self.is_armed and self.enabled:
             self._before_update()
 
     def _count_only(self, *_: Any) -> None:
         if self.enabled:
-            if not torch.compiler.is_compiling():
+            if not torch.compiler.is_dynamo_compiling() and self.is_armed:
                 self._after_update()
             self._num_since += 1
 

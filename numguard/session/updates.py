@@ -8,7 +8,7 @@ import torch
 from numguard.checks.update_loss import THRESHOLD, UpdateLedger, update_masses_by_tensor
 from numguard.interception.attribution import Origin
 from numguard.shadow.call import OpCall
-from numguard.shadow.comparison import Comparison
+from numguard.shadow.comparison import Compared
 
 WARM_UP: Final = 100  # steps: a learning rate that rises from zero loses its first updates and means nothing by it
 WINDOW: Final = 1000  # steps
@@ -37,7 +37,7 @@ class Updates:
         self._counts: dict[str, int] = {}
         self._ledger = UpdateLedger(first_step=step + WARM_UP, last_step=step + WARM_UP + WINDOW - 1)
 
-    def add(self, step: int, call: OpCall, captured: Any, comparisons: Sequence[Comparison], origin: Origin) -> None:
+    def add(self, step: int, call: OpCall, captured: Any, comparisons: Sequence[Compared], origin: Origin) -> None:
         """Add a judged call; nothing is read back from the device."""
         if self._ledger.is_complete(step):
             self._ledger = UpdateLedger(first_step=step, last_step=step + WINDOW - 1)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
         Columns,
         GradientRows,
         JudgedNorm,
-        JudgedRows,
         Normalising,
         NormRows,
         Weighing,
@@ -75,17 +74,20 @@ class FusedSums:
         "tuple[JudgedElements, JudgedElements | None] | None]"
     )
     layer_norm: "Callable[[NormRows, Tensor | None, Tensor | None, Normalising], JudgedNorm | None]"
-    layer_norm_gradient: "Callable[[GradientRows, Tensor | None, Normalising], JudgedRows | None]"
+    layer_norm_gradient: "Callable[[GradientRows, Tensor | None, Normalising], JudgedElements | None]"
     parameter_gradients: (
-        "Callable[[Columns, tuple[Tensor | None, Tensor | None], Weighing], tuple[JudgedRows, JudgedRows] | None]"
+        "Callable[[Columns, tuple[Tensor | None, Tensor | None], Weighing], "
+        "tuple[JudgedElements, JudgedElements] | None]"
     )
-    row_sums: "Callable[[Tensor, int, Tensor, Summing], JudgedRows | None]"
-    slot_sums: "Callable[[int, Tensor, Tensor, Tensor | None, Tensor, Slotting], JudgedRows | None]"
-    pointwise: "Callable[[Tensor, Sequence[Tensor], Pointwise], JudgedRows | None]"
-    attention: "Callable[[Sizes, Rows, Sequence[Tensor | None], Attending], tuple[JudgedRows, JudgedRows] | None]"
+    row_sums: "Callable[[Tensor, int, Tensor, Summing], JudgedElements | None]"
+    slot_sums: "Callable[[int, Tensor, Tensor, Tensor | None, Tensor, Slotting], JudgedElements | None]"
+    pointwise: "Callable[[Tensor, Sequence[Tensor], Pointwise], JudgedElements | None]"
+    attention: (
+        "Callable[[Sizes, Rows, Sequence[Tensor | None], Attending], tuple[JudgedElements, JudgedElements] | None]"
+    )
     attention_gradients: (
         "Callable[[Sizes, Rows, Rows, Sequence[Tensor | None], Attending], "
-        "tuple[JudgedRows, JudgedRows, JudgedRows] | None]"
+        "tuple[JudgedElements, JudgedElements, JudgedElements] | None]"
     )
 
 

@@ -1,6 +1,6 @@
 """The plain record of one operator call, with its arguments bound to the names of the schema."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -54,8 +54,9 @@ def _signature(overload: torch._ops.OpOverload) -> tuple[tuple[str, Any], ...]:
 
 def bind(overload: torch._ops.OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call by schema name, defaults included."""
-    bound = dict(_signature(overload))
-    for (name, _), value in zip(_signature(overload), args, strict=False):
+    signature = _signature(overload)
+    bound = dict(signature)
+    for (name, _), value in zip(signature, args, strict=False):
         bound[name] = value
     bound.update(kwargs)
     return bound
@@ -78,6 +79,18 @@ def is_repeatable(overload: torch._ops.OpOverload) -> bool:
 
 #: Operators that move the running statistics in training, though their schemas do not say so.
 _WRITES_UNSAID = frozenset({"aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::miopen_batch_norm"})
+
+
+def first_tensor(values: Iterable[Any]) -> Tensor | None:
+    """Return the first tensor among arguments, looking into lists and tuples."""
+    for value in values:
+        if isinstance(value, Tensor):
+            return value
+        if isinstance(value, list | tuple):
+            for item in value:
+                if isinstance(item, Tensor):
+                    return item
+    return None
 
 
 def tensors_in(value: Any) -> list[Tensor]:

@@ -15,7 +15,7 @@ from numguard.numerics.error_bounds.judgement import (
     judge,
     smallest_rounding,
 )
-from numguard.shadow.comparison import Comparison
+from numguard.shadow.comparison import Compared, Comparison, JudgedComparison
 
 
 class Verdict(NamedTuple):
@@ -54,7 +54,7 @@ class Verdict(NamedTuple):
 WIDTH = len(Verdict._fields)
 
 
-def evaluate(comparison: Comparison) -> Tensor:
+def evaluate(comparison: Compared) -> Tensor:
     """Return the verdict as a float64 vector of :data:`WIDTH` numbers on the device of the comparison.
 
     Nothing synchronises with the host. An empty comparison gives a vector of zeros.
@@ -108,16 +108,16 @@ def evaluate(comparison: Comparison) -> Tensor:
     )
 
 
-def evaluate_on_host(comparison: Comparison) -> Tensor:
+def evaluate_on_host(comparison: Compared) -> Verdict:
     """Return what :func:`evaluate` returns, for tensors in host memory, in a third of the passes over them.
 
     In a single pass where the native twin is there.
     """
-    if comparison.verdict is not None:
-        return comparison.verdict
+    if isinstance(comparison, JudgedComparison):
+        return Verdict._make(comparison.verdict)
     dtype = comparison.computed.dtype
     if dtype.is_floating_point and comparison.computed.numel():
-        numbers_of = native_verdict(
+        numbers = native_verdict(
             comparison.computed.detach(),
             comparison.exact,
             comparison.strict,
@@ -129,12 +129,16 @@ def evaluate_on_host(comparison: Comparison) -> Tensor:
             rounds_output=comparison.rounds_output,
             propagates_nonfinite=comparison.propagates_nonfinite,
         )
-        if numbers_of is not None:
-            return numbers_of
+        if numbers is not None:
+            return Verdict._make(numbers)
+    return _evaluate_by_numpy(comparison, dtype)
+
+
+def _evaluate_by_numpy(comparison: Comparison, dtype: torch.dtype) -> Verdict:
     computed = comparison.computed.detach().to(torch.float64).numpy().reshape(-1)
     size = computed.size
     if size == 0:
-        return torch.zeros(WIDTH, dtype=torch.float64)
+        return Verdict._make([0.0] * WIDTH)
     shape = comparison.computed.shape
 
     def flat(value: Tensor | float) -> Any:
@@ -173,7 +177,7 @@ def evaluate_on_host(comparison: Comparison) -> Tensor:
         strict_bound[worst] if strict_bound.ndim else strict_bound,
         mean,
     )
-    return torch.from_numpy(np.array(numbers, dtype=np.float64))
+    return Verdict._make(map(float, numbers))
 
 
 _smallest_rounding = cache(smallest_rounding)

@@ -16,7 +16,7 @@ from numguard.interception.eligibility import reason_to_skip
 from numguard.interception.mode import ArmedMode
 from numguard.session.check_table import table_of
 from numguard.shadow.call import OpCall, bind, mutated_arguments, tensors_in
-from numguard.shadow.comparison import Comparison, NotCovered
+from numguard.shadow.comparison import Compared, NotCovered, output_at
 from numguard.shadow.routes import routes_for
 from numguard.shadow.verdict import Verdict
 from numguard.testing.discrepancy import Discrepancy
@@ -131,11 +131,11 @@ def _examined_call(
 
 
 def _suspect(
-    check: Check, call: OpCall, comparison: Comparison, verdict: Verdict, arguments: tuple[Any, Mapping[str, Any]]
+    check: Check, call: OpCall, comparison: Compared, verdict: Verdict, arguments: tuple[Any, Mapping[str, Any]]
 ) -> _Suspect:
     element = int(verdict.worst_index)
     place = _place(call, comparison.computed, element)
-    name = comparison.output_at(element)
+    name = output_at(comparison.output, comparison.segments, element)
     discrepancy = Discrepancy(
         what=call.op if name == "result" else f"{call.op} ({name})",
         computed=comparison.computed.detach().reshape(-1)[element].clone(),

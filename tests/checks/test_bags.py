@@ -13,7 +13,7 @@ from numguard.shadow.call import OpCall
 from numguard.shadow.comparison import NotCovered
 from numguard.shadow.routes import NUMPY, PAIRWISE
 from tests.checks.hard_images import DTYPES, KINDS, image
-from tests.checks.watched_calls import Unsynchronised, Watch, run_samples
+from tests.checks.watched_calls import Unsynchronised, Watch, run_samples, watches
 
 EVERY = (*bags.CHECKS, *segments.CHECKS, *distances.CHECKS, *distance_gradients.CHECKS)
 BY_OP = {op: check for check in EVERY for op in check.ops}
@@ -33,8 +33,7 @@ def test_silent_on_the_samples_of_pytorch(name: str, dtype: torch.dtype, limit: 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bags_are_silent_on_hard_data(kind: str) -> None:
     generator = torch.Generator().manual_seed(3)
-    for number, dtype in enumerate(DTYPES):
-        watch = Watch(EVERY, Probe(arithmetic=(NUMPY, PAIRWISE)[number % 2]))
+    for dtype, watch in watches(EVERY):
         index = torch.randint(0, 9, (120,), generator=generator)
         offsets = torch.tensor([0, 50, 50, 51, 119])
         weight = image(kind, (9, 6), dtype, 1).requires_grad_()

@@ -8,9 +8,9 @@ import torch
 from numguard.checks import coalescing, cumulative_products, products
 from numguard.checks.check import Probe
 from numguard.checks.cumulative_products import prefix_products
-from numguard.shadow.routes import NUMPY, PAIRWISE
+from numguard.shadow.routes import NUMPY
 from tests.checks.hard_images import DTYPES, KINDS, image
-from tests.checks.watched_calls import Watch, run_samples
+from tests.checks.watched_calls import Watch, run_samples, watches
 
 EVERY = (*cumulative_products.CHECKS, *products.CHECKS, *coalescing.CHECKS)
 
@@ -25,8 +25,7 @@ def test_silent_on_the_samples_of_pytorch(name: str, dtype: torch.dtype) -> None
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_silent_on_hard_data(kind: str) -> None:
-    for number, dtype in enumerate(DTYPES):
-        watch = Watch(EVERY, Probe(arithmetic=(NUMPY, PAIRWISE)[number % 2]))
+    for number, (dtype, watch) in enumerate(watches(EVERY)):
         x = image(kind, (7, 130), dtype, number)
         with watch:
             for dim in (0, 1):

@@ -6,9 +6,9 @@ from torch.nn import functional
 
 from numguard.checks import folds, pooling
 from numguard.checks.check import Probe
-from numguard.shadow.routes import NUMPY, PAIRWISE
+from numguard.shadow.routes import NUMPY
 from tests.checks.hard_images import DTYPES, KINDS, LAYOUTS, image
-from tests.checks.watched_calls import Watch, run_samples
+from tests.checks.watched_calls import Watch, run_samples, watches
 
 EVERY = (*folds.CHECKS, *pooling.CHECKS)
 NAMES = ("nn.functional.unfold", "nn.functional.fold", "unfold", "unfold_copy", "nn.functional.fractional_max_pool2d")
@@ -25,8 +25,7 @@ def test_silent_on_the_samples_of_pytorch(name: str, dtype: torch.dtype) -> None
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_silent_on_hard_data_in_every_layout(kind: str, layout: str) -> None:
-    for number, dtype in enumerate(DTYPES):
-        watch = Watch(EVERY, Probe(arithmetic=(NUMPY, PAIRWISE)[number % 2], limit=(1e9, 3e3)[number // 2]))
+    for number, (dtype, watch) in enumerate(watches(EVERY, limits=(1e9, 3e3))):
         x = image(kind, (2, 5, 11, 14), dtype, number, layout).requires_grad_()
         with watch:
             columns = functional.unfold(x, (3, 2), dilation=(1, 2), padding=(1, 0), stride=(2, 1))

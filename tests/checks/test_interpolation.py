@@ -10,9 +10,9 @@ from torch.nn import functional
 from numguard.checks.axis_maps import Axis, cubic, filtered, linear, nearest, reflected, replicated
 from numguard.checks.check import Probe
 from numguard.checks.interpolation import CHECKS
-from numguard.shadow.routes import NUMPY, PAIRWISE
+from numguard.shadow.routes import NUMPY
 from tests.checks.hard_images import DTYPES, KINDS, LAYOUTS, image
-from tests.checks.watched_calls import Watch, run_samples
+from tests.checks.watched_calls import Watch, run_samples, watches
 
 CPU = torch.device("cpu")
 NAMES = (
@@ -33,8 +33,7 @@ def test_silent_on_the_samples_of_pytorch(name: str, dtype: torch.dtype) -> None
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_silent_on_hard_data_in_every_layout(kind: str, layout: str) -> None:
-    for number, dtype in enumerate(DTYPES):
-        watch = Watch(CHECKS, Probe(arithmetic=(NUMPY, PAIRWISE)[number % 2], limit=(1e9, 3e3)[number // 2]))
+    for number, (dtype, watch) in enumerate(watches(CHECKS, limits=(1e9, 3e3))):
         x = image(kind, (2, 5, 11, 14), dtype, number, layout).requires_grad_()
         antialiased = ("bilinear", "bicubic") if dtype.itemsize > 2 else ()  # torch has no others on the CPU
         with watch:

@@ -8,6 +8,7 @@ import torch
 from numguard_kernels.native import TWIN
 from numguard_kernels.native.library import VARIANTS
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from numguard.backends.selection import prepare
 from numguard.checks import REGISTRY
@@ -15,9 +16,9 @@ from numguard.checks.check import Check, Probe
 from numguard.checks.examination import perform
 from numguard.shadow.arithmetic import Arithmetic
 from numguard.shadow.call import OpCall, overload_name, tensors_in
-from numguard.shadow.comparison import Comparison
+from numguard.shadow.comparison import Comparison, JudgedComparison
 from numguard.shadow.routes import NATIVE, NUMPY
-from numguard.shadow.verdict import Verdict, evaluate
+from numguard.shadow.verdict import Verdict, evaluate, evaluate_on_host
 
 aten = torch.ops.aten
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -175,9 +176,9 @@ def test_shadows_and_bounds_are_those_of_the_general_route(
     native, plain = (_compared(call, arithmetic, limit) for arithmetic in (NATIVE, NUMPY))
     assert [c.output for c in native] == [c.output for c in plain]
     # A scalar for each tensor is spread first, where more than one of them was picked.
-    assert kind == "div, scalars" or any(c.verdict is not None for c in native) == _is_fused(kind, dtype)
+    assert kind == "div, scalars" or any(isinstance(c, JudgedComparison) for c in native) == _is_fused(kind, dtype)
     for one, other in zip(native, plain, strict=True):
-        if one.verdict is None:
+        if not isinstance(one, JudgedComparison):
             continue
         # A checksum of the results is formed in float64 as well.
         sums = 1e-10 if one.output == "checksum" else 0.0
@@ -197,7 +198,7 @@ def test_shadows_and_bounds_are_those_of_the_general_route(
 def test_the_verdict_is_that_of_equation_1(kind: str, dtype: torch.dtype, spoiled: bool) -> None:
     for comparison in _compared(_performed(kind, dtype, spoiled=spoiled), NATIVE, float("inf")):
         expected = Verdict(*evaluate(comparison).tolist())
-        found = expected if comparison.verdict is None else Verdict(*comparison.verdict.tolist())
+        found = expected if not isinstance(comparison, JudgedComparison) else Verdict(*comparison.verdict)
         assert found[:5] == expected[:5]
         assert found.worst_ratio == pytest.approx(expected.worst_ratio, rel=1e-9)
         assert not found.wrong
@@ -210,7 +211,7 @@ def test_a_wrong_element_is_found(kind: str) -> None:
     result = next(x for value in (call.output, call.arguments.get("self")) for x in tensors_in(value))
     result += 0.25 * (torch.arange(result.numel()).reshape(result.shape) == result.numel() // 2)
     verdicts = [
-        Verdict(*evaluate(c).tolist()) if c.verdict is None else Verdict(*c.verdict.tolist())
+        Verdict(*evaluate(c).tolist()) if not isinstance(c, JudgedComparison) else Verdict(*c.verdict)
         for c in _compared(performed, NATIVE, float("inf"))
     ]
     assert any(verdict.wrong for verdict in verdicts)
@@ -232,3 +233,40 @@ def test_every_instruction_set_finds_the_same(kind: str, variant: int) -> None:
     for one, other in zip(found, expected, strict=True):
         assert _same(one.exact, other.exact, one.shadow_error + other.shadow_error + 2.0**-49 * other.exact.abs())
         assert _same(one.strict, other.strict, 1e-9 * torch.as_tensor(other.strict).abs())
+
+
+class _Dispatched(TorchDispatchMode):
+    """Counts the operators of torch that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(overload_name(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["mm", "bmm", "addmm"])
+def test_a_sound_product_is_judged_without_a_single_operator_of_torch(kind: str) -> None:
+    call = _performed(kind, torch.float32)[0]
+    check = next(check for check in REGISTRY.values() if call.op in check.ops)
+    probe = Probe(arithmetic=NATIVE, limit=900.0, offset=0.4)
+    check.judge(call, None, probe)  # coefficients are formed once
+    with _Dispatched() as dispatched:
+        verdicts = [evaluate_on_host(comparison) for comparison in check.judge(call, None, probe)]
+    assert verdicts
+    assert all(verdict.worst_ratio <= 1.0 for verdict in verdicts)
+    assert dispatched.names == []
+
+
+def test_every_other_element_of_a_vector_is_judged_where_it_lies() -> None:
+    parameter, step = torch.randn(5000), torch.randn(5000)
+    for check in (check for check in REGISTRY.values() if "aten::add_.Tensor" in check.ops):
+        for route in (NATIVE, NUMPY):
+            probe = Probe(arithmetic=route, limit=20_000.0, offset=0.7)
+            call, captured = perform(check, aten.add_.Tensor, (parameter, step), {"alpha": -0.1}, probe)
+            (comparison,) = check.judge(call, captured, probe)
+            assert 500 <= comparison.computed.numel() < 5000
+            assert comparison.computed.is_contiguous()
+            assert not evaluate_on_host(comparison).wrong

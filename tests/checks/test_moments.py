@@ -12,7 +12,7 @@ from numguard.shadow.call import OpCall
 from numguard.shadow.routes import NUMPY, PAIRWISE
 from tests.checks.hard_images import DTYPES, KINDS, LAYOUTS, image
 from tests.checks.random_calls import Draws
-from tests.checks.watched_calls import Watch, run_samples
+from tests.checks.watched_calls import Watch, run_samples, watches
 
 SPREADS = (torch.var, torch.std)
 
@@ -43,8 +43,7 @@ def test_silent_on_random_tensors(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_silent_on_hard_data_in_every_layout(kind: str, layout: str) -> None:
-    for number, dtype in enumerate(DTYPES):
-        watch = Watch(CHECKS, Probe(arithmetic=(NUMPY, PAIRWISE)[number % 2], limit=1e6, offset=0.3))
+    for number, (dtype, watch) in enumerate(watches(CHECKS, limits=(1e6, 1e6), offset=0.3)):
         x = image(kind, (3, 3, 20, 30), dtype, number, layout)
         with watch:
             torch.var_mean(x, (0, 2, 3))

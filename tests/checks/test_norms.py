@@ -13,7 +13,7 @@ from numguard.checks.examination import examine, perform
 from numguard.numerics.error_bounds.norm_bounds import PowerNorm, power_norm_bound
 from numguard.numerics.error_bounds.reduction_bounds import count_growth
 from numguard.shadow.arithmetic import Arithmetic
-from numguard.shadow.comparison import Comparison, NotCovered
+from numguard.shadow.comparison import Comparison, NotCovered, output_at
 from numguard.shadow.routes import NUMPY, ONES, PAIRWISE, REDUCTION
 from tests.checks.random_calls import FLOATS, random_calls, watching
 from tests.checks.watched_calls import run_samples
@@ -98,14 +98,22 @@ def test_a_list_is_compared_tensor_by_tensor() -> None:
         torch.randn(2, 2).double(),
     ]
     comparisons = compared("foreach_norm", aten._foreach_norm.Scalar, tensors)
-    names = [comparison.output_at(index) for comparison in comparisons for index in range(comparison.computed.numel())]
+    names = [
+        output_at(comparison.output, comparison.segments, index)
+        for comparison in comparisons
+        for index in range(comparison.computed.numel())
+    ]
     assert sorted(names) == [f"result[{number}]" for number in range(5)]
     call, captured = perform(
         REGISTRY["foreach_norm"], aten._foreach_norm.Scalar, (tensors,), {}, Probe(arithmetic=NUMPY)
     )
     call.output[1].mul_(1.01)
     found = examine(REGISTRY["foreach_norm"], call, captured, Probe(arithmetic=NUMPY))
-    worst = [comparison.output_at(int(verdict.worst_index)) for comparison, verdict in found if verdict.wrong]
+    worst = [
+        output_at(comparison.output, comparison.segments, int(verdict.worst_index))
+        for comparison, verdict in found
+        if verdict.wrong
+    ]
     assert worst == ["result[1]"]
 
 
@@ -114,7 +122,9 @@ def test_a_sample_of_a_list_reaches_every_tensor() -> None:
     for offset in range(24):
         (comparison,) = compared("foreach_norm", aten._foreach_norm.Scalar, tensors, limit=700.0, offset=offset / 24)
         assert comparison.computed.numel() <= 4
-        seen |= {comparison.output_at(index) for index in range(comparison.computed.numel())}
+        seen |= {
+            output_at(comparison.output, comparison.segments, index) for index in range(comparison.computed.numel())
+        }
     assert len(seen) == 12
 
 

@@ -21,7 +21,7 @@ from numguard.numerics.error_bounds import optimizer_bounds as bounds
 from numguard.numerics.error_bounds.judgement import alarm_threshold
 from numguard.numerics.error_bounds.pointwise_bounds import RULES, Operands
 from numguard.shadow.call import OpCall, overload_name
-from numguard.shadow.comparison import NotCovered
+from numguard.shadow.comparison import NotCovered, output_at
 from numguard.shadow.routes import NUMPY, PAIRWISE
 from numguard.testing import faulty_kernel
 
@@ -68,7 +68,9 @@ class Watch(TorchDispatchMode):
         for comparison, verdict in results:
             self.worst = max(self.worst, verdict.worst_ratio)
             if verdict.wrong:
-                self.wrong.append(f"{name} {comparison.output_at(int(verdict.worst_index))} {verdict}")
+                self.wrong.append(
+                    f"{name} {output_at(comparison.output, comparison.segments, int(verdict.worst_index))} {verdict}"
+                )
         return call.output
 
 
@@ -403,7 +405,7 @@ def test_a_sampled_fault_is_found_and_named() -> None:
     comparison, verdict = examine(check, call, captured, probe)[0]
     assert verdict.wrong
     assert verdict.num_elements <= 2048
-    assert comparison.output_at(int(verdict.worst_index)).startswith("param[")
+    assert output_at(comparison.output, comparison.segments, int(verdict.worst_index)).startswith("param[")
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from numguard.checks.examination import examine, perform
 from numguard.checks.pointwise_losses import CHECKS
 from numguard.numerics.error_bounds.loss_bounds import RULES, Element
 from numguard.shadow.call import OpCall
-from numguard.shadow.routes import NUMPY, PAIRWISE
+from numguard.shadow.routes import NUMPY
 from tests.checks.hard_images import DTYPES, KINDS, LAYOUTS, image
-from tests.checks.watched_calls import Watch, run_samples
+from tests.checks.watched_calls import Watch, run_samples, watches
 
 NAMES = ("mse_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "soft_margin_loss")
 LOGITS = "binary_cross_entropy_with_logits"
@@ -30,8 +30,7 @@ def test_silent_on_the_samples_of_pytorch(name: str, dtype: torch.dtype) -> None
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_silent_on_hard_data_in_every_layout(kind: str, layout: str) -> None:
-    for number, dtype in enumerate(DTYPES):
-        watch = Watch(CHECKS, Probe(arithmetic=(NUMPY, PAIRWISE)[number % 2], limit=1e6, offset=0.3))
+    for number, (dtype, watch) in enumerate(watches(CHECKS, limits=(1e6, 1e6), offset=0.3)):
         x = image(kind, (4, 6, 9, 10), dtype, number, layout).requires_grad_()
         target = image("normal", (4, 6, 9, 10), dtype, 9).sigmoid()
         with watch:

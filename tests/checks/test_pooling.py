@@ -9,9 +9,9 @@ from torch.nn import functional
 from numguard.checks.check import Probe
 from numguard.checks.pooling import CHECKS
 from numguard.checks.windows import Sliding, adaptive, adaptive_under
-from numguard.shadow.routes import NUMPY, PAIRWISE
-from tests.checks.hard_images import DTYPES, KINDS, LAYOUTS, image
-from tests.checks.watched_calls import Watch, run_samples
+from numguard.shadow.routes import NUMPY
+from tests.checks.hard_images import KINDS, LAYOUTS, image
+from tests.checks.watched_calls import Watch, run_samples, watches
 
 POOLS = ("max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool")
 NAMES = [f"nn.functional.{pool}{dims}d" for pool in POOLS for dims in (1, 2, 3)]
@@ -32,8 +32,7 @@ def test_silent_on_the_samples_of_pytorch(name: str, dtype: torch.dtype) -> None
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_silent_on_hard_data_in_every_layout(kind: str, layout: str) -> None:
-    for number, dtype in enumerate(DTYPES):
-        watch = Watch(CHECKS, Probe(arithmetic=(NUMPY, PAIRWISE)[number % 2], limit=(1e9, 3e3)[number // 2]))
+    for number, (dtype, watch) in enumerate(watches(CHECKS, limits=(1e9, 3e3))):
         x = image(kind, (2, 5, 11, 14), dtype, number, layout).requires_grad_()
         with watch:
             for y in (

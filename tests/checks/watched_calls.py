@@ -1,5 +1,6 @@
 """Runs code under a mode that examines every operator that the given checks cover."""
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from numguard.shadow.call import OpCall, overload_name
 from numguard.shadow.comparison import Comparison, NotCovered
 from numguard.shadow.routes import NUMPY, PAIRWISE, REDUCTION
 from numguard.shadow.verdict import Verdict
+from tests.checks.hard_images import DTYPES
 
 ROUTES: tuple[Arithmetic, ...] = (NUMPY, PAIRWISE, REDUCTION)
 SYNCHRONISING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal", "aten::item"}
@@ -68,6 +70,18 @@ class Unsynchronised(TorchDispatchMode):
         if name.startswith("aten::index.Tensor") and any(x is not None and x.dtype == torch.bool for x in args[1]):
             raise AssertionError("boolean index inside a shadow")
         return func(*args, **(kwargs or {}))
+
+
+def watches(
+    checks: tuple[Check, ...], *, limits: tuple[float, float] = (math.inf, math.inf), offset: float = 0.0
+) -> Iterator[tuple[torch.dtype, Watch]]:
+    """Yield every dtype with a watch for it, along two routes in turn.
+
+    The first limit is that of float64 and float32, the second that of 16 bits.
+    """
+    for number, dtype in enumerate(DTYPES):
+        route, limit = (NUMPY, PAIRWISE)[number % 2], limits[number // 2]
+        yield dtype, Watch(checks, Probe(arithmetic=route, limit=limit, offset=offset))
 
 
 def examples(checks: tuple[Check, ...], kind: str) -> list[Any]:

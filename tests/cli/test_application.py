@@ -3,6 +3,7 @@
 import builtins
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,58 @@ def test_no_verb_shows_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_verb_has_a_help_page(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--help"]) == 0
     assert "--" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["run"], "The script's own exit code is passed through"),
+        (["curve"], "Reads CSV, JSON lines, trainer_state.json"),
+        (["report"], "Exits with 0 if nothing was found"),
+        (["audit"], "Exits with 0 if nothing new was found"),
+        (["replay"], "Exits with 0 if a correct implementation"),
+        (["demo"], "Takes about a minute"),
+        (["scaling", "verify"], "Exits with 0 if the outcome is inside"),
+    ],
+)
+def test_the_help_page_of_a_verb_tells_its_exit_codes(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert sentence in " ".join(text.split())
+    assert "--empty" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["rnu", "train.py"], "did you mean 'run'?"),
+        (["--verison"], "type --help, --version, or a verb"),
+        (["scaling", "fti", "runs.csv", "--law", "power"], "there are fit, predict, register, verify"),
+        (["scaling", "fit"], "See numguard scaling fit --help"),
+        (["report"], "See numguard report --help"),
+        (["audit", "--seconds", "-1"], "give a number above 0"),
+        (["audit", "--seconds", "nan"], "give a number above 0"),
+    ],
+)
+def test_a_mistake_says_what_to_type_instead(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_run_dir_that_is_a_file_is_told_before_the_program_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("print('it ran')")
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--run-dir", str(script), str(script)])
+    assert ended.value.code == 2
+    seen = capsys.readouterr()
+    assert "train.py is a file; give a folder" in seen.err
+    assert seen.out == ""
+    assert script.read_text() == "print('it ran')"
 
 
 @pytest.mark.parametrize(
@@ -87,3 +140,10 @@ def test_the_module_is_the_command() -> None:
 )
 def test_options_end_where_the_program_begins(words: list[str], expected: list[str]) -> None:
     assert separate(words) == expected
+
+
+@pytest.mark.parametrize("verb", ["curve", "report", "scaling"])
+def test_verbs_that_read_files_start_without_torch(verb: str) -> None:
+    code = f"import sys, numguard.cli.{verb}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "False"

@@ -122,6 +122,30 @@ def test_a_registered_prediction_is_followed(tmp_path: Path, capsys: pytest.Capt
     assert "no prediction named 'small'" in refusal(capsys, log, "--trend", str(registry), "--prediction", "small")
 
 
+@pytest.mark.parametrize("option", ["--out", "--html"])
+def test_a_page_goes_into_a_folder_or_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    log = write_log(tmp_path)
+    for place, page in {"new/page.html": "new/page.html", "folder": "folder/curve.html"}.items():
+        main(["curve", log, option, str(tmp_path / place)])
+        assert (tmp_path / page).is_file()
+        assert place in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("num_bad", "says"), [(3, "the last loss is finite again, 2"), (30, "and the last loss is nan")]
+)
+def test_what_became_of_a_nonfinite_loss_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], num_bad: int, says: str
+) -> None:
+    rows = [f"{step},{'nan' if 20 <= step < 20 + num_bad else 2.0}\n" for step in range(50)]
+    path = tmp_path / "log.csv"
+    path.write_text("step,loss\n" + "".join(rows))
+    (finding,) = in_json(capsys, 1, str(path))["runs"][0]["findings"]
+    assert finding["kind"] == "nonfinite"
+    assert says in finding["message"]
+    assert ("Stop" in finding["advice"]) == (num_bad == 30)
+
+
 def test_a_mistake_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = write_log(tmp_path)
     assert "missing.csv" in refusal(capsys, str(tmp_path / "missing.csv"))

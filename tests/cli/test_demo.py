@@ -64,6 +64,23 @@ def test_a_fault_that_is_not_found_is_one(
     assert "did not find the fault" in capsys.readouterr().out
 
 
+def test_it_trains_with_one_thread_and_gives_the_others_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def interrupted(telling: Telling, advance: object) -> Story:
+        seen.append(torch.get_num_threads())
+        raise KeyboardInterrupt
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr("numguard.cli.demo.tell", interrupted)
+    torch.set_num_threads(2)
+    try:
+        assert main(["demo", "--steps", "2", "--out", str(tmp_path)]) == 130
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").touch()
     assert main(["demo", "--out", str(tmp_path)]) == 2

@@ -89,10 +89,28 @@ def test_a_run_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["report", str(write_run(tmp_path)), "--html", str(tmp_path / "no" / "place.html")])
-    assert ended.value.code == 2
-    assert "could not be written" in capsys.readouterr().err
+    (tmp_path / "file").write_text("in the way")
+    run = str(write_run(tmp_path / "run"))
+    for place, says in {
+        "file": "is a file; give a folder",
+        "file/page.html": "is a file",
+        "a\0b": "cannot be made",
+    }.items():
+        with pytest.raises(SystemExit) as ended:
+            main(["report", run, "--out", str(tmp_path / place)])
+        assert ended.value.code == 2
+        assert says in refusal(capsys), "said before anything is printed"
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("option", ["--out", "--html"])
+@pytest.mark.parametrize(
+    ("place", "page"), [("new/page.html", "new/page.html"), ("folder", "folder/report.html"), (".", "report.html")]
+)
+def test_a_page_goes_into_a_folder_or_a_file(tmp_path: Path, option: str, place: str, page: str) -> None:
+    assert main(["report", str(write_run(tmp_path / "run")), option, str(tmp_path / place)]) == 1
+    assert (tmp_path / page).is_file()
+    assert not (tmp_path / "run" / "report.html").exists()
 
 
 @pytest.mark.parametrize("words", [["report"], ["report", "a", "b"], ["report", "--bad", "a"], ["teapot"], []])

@@ -176,6 +176,16 @@ def test_bad_usage_is_exit_code_2(words: tuple[str, ...], capsys: pytest.Capture
     assert out + err
 
 
+@pytest.mark.parametrize("axis", ["step", "tokens"])
+def test_a_place_before_the_run_is_not_registered(
+    tmp_path: Path, runs: str, capsys: pytest.CaptureFixture[str], axis: str
+) -> None:
+    words = ("register", str(tmp_path / "r.json"), runs, *FIT, "--at", "C=1e20", "--name", "large")
+    assert f"{axis}=-5 is no place of a run; pass values from 0 on" in _refusal(capsys, *words, "--also", f"{axis}=-5")
+    assert not (tmp_path / "r.json").exists()
+    assert _said(capsys, 0, *words, "--also", f"{axis}=0")
+
+
 def test_a_registry_that_was_changed_is_refused_and_kept(
     tmp_path: Path, runs: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from numguard.interception.attribution import Origin
-from numguard.interception.sampling import Sampler
-from numguard.interception.sites import FIRST_VISITS, Site, SiteTable
+from numguard.interception.sampling import FORGET_EVERY, SURVEY_EVERY, Sampler
+from numguard.interception.sites import FIRST_VISITS, Site, SiteTable, place_of
 from numguard.session.coverage import Coverage, is_first_covered, site_coverage
 
 SUM = torch.ops.aten.sum.default
@@ -159,3 +159,62 @@ def test_a_fault_is_met_when_coverage_says_so(rate: float, trials: int) -> None:
         within = sum(latency <= predicted + 10 for latency in found) / trials
         assert within >= quantile - 4.0 * math.sqrt(quantile * (1.0 - quantile) / trials)
     assert math.isfinite(max(found))
+
+
+def turned_step(sampler: Sampler, table: SiteTable, calls: list[int], step: int) -> tuple[int, list[tuple[int, int]]]:
+    """Play one armed step as the inspector does; return the calls looked at, and which were checked."""
+    sampler.plan(table, 3.5 * COST)
+    place = place_of(SUM, False)
+    turn = num_looked_at = 0
+    checked = []
+    for number, times in enumerate(calls):
+        origin = Origin(phase="forward", module=f"m{number}", location=None)
+        for call in range(times):
+            if sampler.may_want(place, turn):
+                num_looked_at += 1
+                site = table.at(SUM, ("sum",), origin, (torch.ones(2),), {}, turn=turn)
+                if sampler.wants(site):
+                    sampler.charge(COST)
+                    site.record(COST, judged=True)
+                    site.last_checked_step = step
+                    checked.append((number, call))
+            turn += 1
+    sampler.end_step(table, {place: turn})
+    return num_looked_at, checked
+
+
+def test_calls_that_are_told_apart_are_not_looked_at_again() -> None:
+    sampler, table, calls = Sampler(6), SiteTable(), [2, 5, 1, 4]
+    looked_at, reached, num_steps = [], set(), 600
+    for step in range(num_steps):
+        number, checked = turned_step(sampler, table, calls, step)
+        looked_at.append(number)
+        reached |= set(checked)
+    assert looked_at[0] == sum(calls)
+    assert statistics.median(looked_at) <= 3  # of twelve: the quota buys three
+    assert looked_at.count(sum(calls)) >= num_steps // SURVEY_EVERY
+    assert reached == {(number, call) for number, times in enumerate(calls) for call in range(times)}
+    assert [site.num_seen for site in table] == [num_steps * times for times in calls]
+
+
+def test_calls_are_told_apart_anew_when_their_number_changes() -> None:
+    sampler, table = Sampler(7), SiteTable()
+    for step in range(20):
+        turned_step(sampler, table, [3, 3], step)
+    turned_step(sampler, table, [3, 3, 2], 20)  # noticed at its end
+    number, _ = turned_step(sampler, table, [3, 3, 2], 21)
+    assert number == 8
+    assert len(table) == 3
+    for step in range(22, 80):
+        turned_step(sampler, table, [3, 3, 2], step)
+    assert all(site.num_checked > FIRST_VISITS for site in table)
+
+
+def test_operators_whose_calls_belong_to_no_site_are_seldom_looked_at() -> None:
+    sampler, table, place = Sampler(8), SiteTable(), place_of(SUM, False)
+    looked_at = []
+    for _ in range(2 * FORGET_EVERY):
+        sampler.plan(table, COST)
+        looked_at.append(sampler.may_want(place, 0))
+        sampler.end_step(table, {place: 1})
+    assert sum(looked_at) == 3

@@ -76,8 +76,15 @@ def test_a_sound_script_is_checked_and_nothing_is_found(tmp_path: Path) -> None:
     _script(tmp_path, PREAMBLE, "train(6)\nprint('trained')\n")
     code, out, err = _run(tmp_path, "--budget", "none", "--exit-code", "--run-dir", "log")
     assert (code, out) == (0, "trained\n"), err
-    assert err.splitlines()[-1].startswith("numguard: 6 steps, 0 errors, 0 warnings")
+    assert err.splitlines()[-1].startswith("numguard: 6 steps, 0 errors, 0 warnings; ")
     assert _events(tmp_path)
+
+
+def test_a_run_of_which_nothing_was_checked_says_so(tmp_path: Path) -> None:
+    _script(tmp_path, PREAMBLE, "train(6)\n")
+    code, _, err = _run(tmp_path, "--budget", "none", "--modules", "no such module")
+    assert code == 0
+    assert err.splitlines()[-1] == "numguard: 6 steps, 0 errors, 0 warnings, and nothing was checked"
 
 
 def test_a_wrong_sum_is_found_at_its_line(tmp_path: Path) -> None:

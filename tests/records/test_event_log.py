@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import resource
+import shutil
 import signal
 import stat
 import subprocess
@@ -137,16 +138,68 @@ def test_an_impossible_path_is_only_counted(path: str) -> None:
     assert log.num_dropped == 1
 
 
-def test_a_removed_directory_is_noticed_at_the_next_flush(tmp_path: Path) -> None:
+@pytest.mark.parametrize("noticed_by", ["write", "sync", "close"])
+def test_a_removed_directory_is_noticed_and_made_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, noticed_by: str
+) -> None:
     run_dir = tmp_path / "run"
     log = EventLog(run_dir, rank=0, attempt=0)
+    log.write("start", **start_fields(0))
+    log.write("finding", **finding_fields(wrong_sum()))
+    for step in range(3):
+        assert log.write("step", step=step, **STEP)
+    shutil.rmtree(run_dir)
+    if noticed_by == "sync":
+        log.sync()
+    if noticed_by != "close":
+        assert log.write("step", step=3, **STEP)
+    log.close()
+    assert log.num_dropped == 5
+    assert "removed" in str(log.last_failure)
+    assert len(caplog.records) == 1, "one warning"
+    records = read_run(run_dir)
+    assert steps_of(run_dir) == ([] if noticed_by == "close" else [3])
+    assert [finding.kind for finding in records.findings] == ["wrong_result"], "memory still had it"
+    assert json.loads((run_dir / "findings" / f"{wrong_sum().id}.json").read_text())["kind"] == "wrong_result"
+    assert records.world_size == 2
+    (dropped,) = [event for event in records.happenings if event.event == "dropped"]
+    assert dropped.fields["count"] == 5
+
+
+def test_a_directory_that_is_removed_again_and_again_costs_events_only(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "run", rank=0, attempt=0)
+    for step in range(4):
+        assert log.write("step", step=step, **STEP)
+        shutil.rmtree(tmp_path / "run")
+    log.close()
+    # Each time one step goes, and from the second time on the event that tells of those before.
+    assert log.num_dropped == 4 + 3
+    (dropped,) = [event for event in iterate_events(tmp_path / "run") if event.event == "dropped"]
+    assert dropped.fields["count"] == 1 + 1
+
+
+def test_a_removed_directory_that_cannot_be_made_again_is_only_counted(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "run", rank=0, attempt=0)
+    assert log.write("step", step=0, **STEP)
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "run").write_text("in the way")
+    assert not any(log.write("step", step=step, **STEP) for step in range(1, 4))
+    log.close()
+    assert log.num_dropped == 4
+
+
+def test_a_shared_directory_that_is_removed_gets_the_next_batch(tmp_path: Path) -> None:
+    shared, local = tmp_path / "shared", tmp_path / "local"
+    log = EventLog(shared, rank=0, attempt=0, local_dir=local)
     log.write("step", step=0, **STEP)
-    only_file(run_dir).unlink()
+    log.sync()
+    shutil.rmtree(shared)
+    log.write("step", step=1, **STEP)
     log.sync()
     assert "removed" in str(log.last_failure)
-    log._retry_after = 0.0  # the next attempt to open is due
-    assert log.write("step", step=1, **STEP)
-    assert steps_of(run_dir) == [1]
+    log.close()
+    assert steps_of(shared) == [1]
+    assert log.num_dropped == 0, "both stand in the local file"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import numguard
 from numguard.finding import Finding
 from numguard.regions import REFERENCE_FORMS
+from numguard.testing import faulty_kernel
 from tests.regions.hand_written import REGIONS, Function, Holder, Written, error_in_one_ulp_changes, one_ulp
 
 NUM_STEPS = 12
@@ -113,3 +114,46 @@ def test_a_users_own_form_gets_the_state_in_float64(dtype: torch.dtype) -> None:
     findings, _ = findings_of(model, lambda step: (torch.randn(4, 16, dtype=dtype),), 2, regions={"regi.n": form})
     assert findings == []
     assert set(seen) == {torch.float64}
+
+
+FORMS: dict[str, tuple[Any, ...]] = {
+    "cross_entropy": (torch.tensor([1, 2, 0]),),
+    "layer_norm": (),
+    "log_softmax": (),
+    "logsumexp": (),
+    "rms_norm": (),
+    "softmax": (),
+    "variance": (),
+    "vector_norm": (),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_reference_forms_do_not_add_with_torchs_sums(name: str) -> None:
+    x = torch.randn(3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    right = REFERENCE_FORMS[name]({}, x, *FORMS[name])
+    with (
+        faulty_kernel("aten::sum.dim_IntList", lambda call: call.results[0].zero_()) as sums,
+        faulty_kernel("aten::mean.dim", lambda call: call.results[0].zero_()) as means,
+    ):
+        assert torch.equal(REFERENCE_FORMS[name]({}, x, *FORMS[name]), right)  # type: ignore[arg-type]
+    assert sums.num_calls + means.num_calls == 0
+
+
+def test_reference_forms_return_what_torch_returns() -> None:
+    x = torch.randn(3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weight, targets = x[0] + 2.0, torch.tensor([1, -100, 0])
+    expected = {
+        "layer_norm": ({"weight": weight}, (x,), torch.nn.functional.layer_norm(x, (7,), weight)),
+        "rms_norm": ({"weight": weight, "eps": 1e-6}, (x,), torch.nn.functional.rms_norm(x, (7,), weight, 1e-6)),
+        "variance": ({"correction": 1}, (x,), x.var(-1)),
+        "softmax": ({"dim": 0}, (x,), x.softmax(0)),
+        "log_softmax": ({}, (x,), x.log_softmax(-1)),
+        "logsumexp": ({"dim": 0}, (x,), x.logsumexp(0)),
+        "cross_entropy": ({}, (x, targets), torch.nn.functional.cross_entropy(x, targets)),
+        "vector_norm": ({}, (x,), torch.linalg.vector_norm(x, dim=-1)),
+        "cosine_similarity": ({}, (x, x.flip(0)), torch.cosine_similarity(x, x.flip(0), dim=-1)),
+    }
+    for name, (state, arguments, right) in expected.items():
+        # Sums of at most 7 terms of order 1, twice: 16 roundings, with the conditioning of a difference of a few ulps.
+        torch.testing.assert_close(REFERENCE_FORMS[name](state, *arguments), right, rtol=2.0**-47, atol=2.0**-47)

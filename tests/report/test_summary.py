@@ -57,6 +57,17 @@ def test_the_same_defect_on_two_ranks_is_one_cause(tmp_path: Path) -> None:
     assert not any(step.startswith("Drain") for step in cause.next_steps)
 
 
+def test_planted_faults_are_no_checks_of_the_run() -> None:
+    reason = "steps of 0.2 ms are too short for a budget of 1.00%"
+    coverage = {**coverage_fields(), "sites": [], "uncovered": {reason: 399, "other": 4}, "num_checks": 0}
+    cost = {
+        "step": 399, "own_seconds": 0.01, "elapsed_seconds": 0.1, "num_armed_steps": 0, "num_checks": 2, "budget": 0.01,
+    }  # fmt: skip
+    summary = summary_of(checks=False, coverage=coverage, cost=cost)
+    assert summary.verdict == "unknown"
+    assert summary.headline == f"nothing was checked, so nothing can be said ({reason})"
+
+
 def test_a_circle_of_causes_hides_nothing() -> None:
     first = wrong_sum(id="a", fingerprint="a", cause="b")
     second = wrong_sum(id="b", fingerprint="b", cause="a")

@@ -112,10 +112,10 @@ def test_verdicts_keep_their_order_and_none_is_lost(monkeypatch: pytest.MonkeyPa
     orders: list[int] = []
     original = Inspector._deliver
 
-    def deliver(self: Any, judged: Any, numbers: Any, call: Any) -> None:
-        assert call is None
+    def deliver(self: Any, judged: Any, numbers: Any) -> None:
+        assert judged.inspection.args == ()
         orders.append(judged.order)
-        original(self, judged, numbers, call)
+        original(self, judged, numbers)
 
     monkeypatch.setattr(Inspector, "_deliver", deliver)
     guard, _, _ = run(delay=5)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 from contextlib import nullcontext
 from fractions import Fraction
@@ -304,6 +305,41 @@ def test_a_directory_that_cannot_be_written_costs_events_only(
     assert guard.coverage.num_steps == 30
     assert len([record for record in caplog.records if "cannot write" in record.getMessage()]) == 1
     assert "log" in guard.report()
+
+
+def test_a_directory_that_is_removed_in_the_middle_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, run_dir = nn.Linear(4, 4), tmp_path / "run"
+    with numguard.guard(model, run_dir=run_dir, budget=None) as guard:
+        for step in range(200):
+            one_step(guard, model)
+            if step == 20:
+                shutil.rmtree(run_dir)
+    (degraded,) = guard.findings
+    assert (degraded.kind, degraded.evidence["stage"]) == ("degraded", "log")
+    assert "removed" in degraded.message
+    assert guard.coverage.num_steps == 200
+    assert len([record for record in caplog.records if "cannot write" in record.getMessage()]) == 1
+    records = read_run(run_dir)
+    assert [finding.kind for finding in records.findings] == ["degraded"], "what came after it is there again"
+    (dropped,) = [happening for happening in records.happenings if happening.event == "dropped"]
+    assert dropped.fields["count"] == guard._run.log.num_dropped > 0
+
+
+def test_a_report_after_the_end_loses_nothing_and_says_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = nn.Linear(4, 4)
+    with numguard.guard(model, run_dir=tmp_path, budget=None) as guard:
+        for _ in range(5):
+            one_step(guard, model)
+    first, again = guard.report(), guard.report()
+    assert first == again
+    assert "GO ON: no error and no warning" in first
+    assert "as promised" not in first
+    assert guard._run.log.num_dropped == 0
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 def test_a_disk_that_fills_up_costs_events_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,7 +170,7 @@ def schedule_fit(*, ahead: bool = True) -> tuple[scaling.Fit, Array, Array]:
     """Fit the annealing law to a run in two stages, given the steps and rates of a cosine; return its rates, losses."""
     law, stages = scaling.AnnealingLaw(), np.where(PLACES < NUM_STEPS / 2, 1e-3, 3e-4)
     cosine = 1e-4 + 4.5e-4 * (1.0 + np.cos(np.pi * PLACES / NUM_STEPS))
-    columns = {
+    columns: dict[str, Any] = {
         "step": np.concatenate([PLACES, PLACES]),
         "lr": np.concatenate([stages, cosine]),
         "curve": np.repeat([0.0, 1.0], len(PLACES)),

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import numguard
 from numguard.demonstration.training_script import GPT, WIDTH
+from numguard.testing import faulty_kernel
 from tests.models import Training, build
 from tests.regions.hand_written import one_pass_norm, softmax_without_maximum
 from tests.session.small_net import digest
@@ -154,3 +155,13 @@ def test_clean_training_is_silent(name: str, precision: Any) -> None:
     assert [finding.message for finding in g.findings if finding.kind in wanted] == []
     assert [f.message for f in g.findings if f.evidence.get("stage") in ("regions", "provenance")] == []
     assert sum(site.checked for site in g.coverage.sites if site.op.startswith("region")) >= 2
+
+
+@pytest.mark.parametrize("corrupt", [lambda call: call.results[0].add_(1), lambda call: call.results[0].fill_(-3)])
+def test_a_wrong_sum_of_torch_does_not_mislead_what_judges_regions(corrupt: Callable[[Any], object]) -> None:
+    torch.manual_seed(0)
+    model, x = Loop().bfloat16(), torch.randn(2, 8).bfloat16()
+    with faulty_kernel("aten::sum.dim_IntList", corrupt):
+        guard = run(model, lambda y: (y * 3.0).square().sum(), x)  # no `degraded`: run() sees to it
+    assert "wrong_result" in [finding.kind for finding in guard.findings]
+    assert any(site.checked for site in guard.coverage.sites if site.op.startswith("region"))

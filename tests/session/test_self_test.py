@@ -51,7 +51,7 @@ BROKEN: dict[str, tuple[str, Patch]] = {
     "attribution raises": ("interception", replaced(Inspector, "_begin", refuse)),
     "no call is wanted": ("check", replaced(Inspector, "_begin", lambda *_: None)),
     "verdict raises": ("check", replaced(Inspector, "_judge", refuse)),
-    "verdict is dropped": ("verdict", replaced(Inspector, "_deliver", lambda *_: None)),
+    "verdict is dropped": ("verdict", replaced(Inspector, "_note", lambda *_: False)),
     "shadow says fine": ("confirmation", replaced(Jury, "hear", lambda *_: None)),
     "confirmation disagrees": ("confirmation", replaced(Jury, "_wrong", lambda *_: None)),
     "observation is lost": ("confirmation", replaced(Jury, "_send", lambda *_, **__: None)),

@@ -59,7 +59,7 @@ def ieee_accumulation(dtype: torch.dtype) -> Accumulation:
 
 def product_bound(
     size: Tensor,
-    num_terms: int,
+    num_terms: int | Tensor,
     scale: float,
     accumulation: Accumulation,
     num_results: int = 1,
@@ -72,7 +72,7 @@ def product_bound(
     size
         ``|scale| (|A| @ |B|) + |beta C|``, float64.
     num_terms
-        K, the length of the inner products.
+        K, the length of the inner products; a tensor where they differ.
     scale
         alpha.
     accumulation
