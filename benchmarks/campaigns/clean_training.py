@@ -27,7 +27,7 @@ from benchmarks.campaigns.architectures import ARCHITECTURES, build_architecture
 from benchmarks.campaigns.clean_run import OPTIMIZERS, CleanRun, Control, Plan, Warned, run_clean
 from benchmarks.campaigns.clean_training_page import page
 from benchmarks.campaigns.own_models import OWN_MODELS
-from benchmarks.campaigns.warning_causes import cause_of
+from benchmarks.campaigns.warning_causes import cause_of, defect_of
 from tests.models.precision import Precision
 
 OWN_PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "bf16_autocast", "fp16_autocast")
@@ -77,13 +77,13 @@ def architecture_plans(num_steps: int = ARCHITECTURE_STEPS) -> Iterator[Plan]:
 
 def complaints(run: CleanRun) -> list[str]:
     """Return what is wrong with a run: false alarms, a fault that was not found, warnings without a cause."""
-    found = list(run.errors)
+    found = [error for error in run.errors if defect_of(error, run.precision) is None]
     if not run.control.found:
         found.append(f"control: {run.control.op} was wrong, {run.control.named} was named {run.control.degraded}")
     found += [
         f"unexplained {warned.kind} of {warned.op} ({warned.output}) on {warned.dtype}: {warned.message}"
         for warned in run.warned
-        if cause_of(warned.kind, warned.op, warned.output, warned.dtype) is None
+        if cause_of(warned.kind, warned.op, warned.output, warned.dtype, warned.message) is None
     ]
     return found
 
