@@ -19,6 +19,7 @@ COUNT_SECONDS: Final = 2e-6  # to tell by its turn alone that a call is not want
 UPDATE_EVERY: Final = 4  # armed steps of which one looks at the optimizer, where a step is armed in parts
 REGIONS: Final = 0.3  # of the quota of an armed step goes into regions, where the model is looked at
 _RECENT: Final = 50
+_FEW: Final = 15  # armed steps
 _REFRESHED_EVERY: Final = 8  # steps
 _LEAD: Final = 2  # steps between a rank's wish and the agreement
 
@@ -84,14 +85,21 @@ class Arming:
         # until the first of each has been measured.
         tensors = _TENSORS_WITHOUT_MODEL if num_parameters is None else num_parameters
         each = pass_seconds + LOOK_SECONDS / 4
-        self._fixed = {"whole": (100 + 25 * tensors) * each, "model": (100 + 10 * tensors) * each}
-        self._fixed["update"] = (20 + 15 * tensors) * each
+        self._fixed: dict[Part, float] = {
+            "whole": (100 + 25 * tensors) * each,
+            "model": (100 + 10 * tensors) * each,
+            "update": (20 + 15 * tensors) * each,
+        }
         self._measured: set[str] = set()
         self._part: Part = "whole"
         self._waiting: ArmedMode | None = None
         self._left_early = False
         self._make_agreement, self._on_agreement = agreement, on_agreement
         self._agreement: Agreement | None = None
+        # By how much armed steps were longer than others beyond what the clock has seen: operators run slower where
+        # Python between them has emptied the caches.
+        self._hidden: dict[Part, deque[float]] = {part: deque(maxlen=_FEW) for part in self._fixed}
+        self._hidden_charged = 0.0
         self._typical: deque[float] = deque(maxlen=_RECENT)
         self._typical_seconds = 0.0
         self._resting: deque[float] = deque(maxlen=_RECENT)
@@ -287,6 +295,8 @@ class Arming:
         looked_at = self._inspector.num_looked_at
         fixed = mode.num_ops * self._pass_seconds + looked_at * LOOK_SECONDS
         fixed += max(0, mode.num_observed - looked_at) * COUNT_SECONDS
+        self._hidden_charged = self.hidden_seconds(self._part)
+        fixed += self._hidden_charged
         self.clock.add(fixed)
         if mode.num_observed == 0:
             self.num_empty += self.expects_checked or mode.num_ops == 0
@@ -302,6 +312,11 @@ class Arming:
         else:  # a mode of the user's lies above it: it passes everything on until it can be taken off
             self._stranded.append(mode)
         return True
+
+    def hidden_seconds(self, part: Part) -> float:
+        """Return by how much steps armed in this part were longer, in the middle, than the clock accounts for."""
+        values = self._hidden[part]
+        return max(0.0, statistics.median(values)) if len(values) >= 3 else 0.0
 
     def _pop_stranded(self) -> None:
         while self._stranded and is_innermost(self._stranded[-1]):
@@ -323,6 +338,9 @@ class Arming:
     def end_step(self, elapsed: float, own: float, *, armed: bool) -> None:
         """Enter the cost of a step that has ended."""
         self.num_ended += 1
+        if armed and not self.is_burst and self.budget.share is not None and self._typical_seconds > 0.0:
+            self._hidden[self._part].append(elapsed - (own - self._hidden_charged) - self._typical_seconds)
+        self._hidden_charged = 0.0
         self.budget.end_step(elapsed, own, burst=self.is_burst and armed)
         self._typical.append(max(0.0, elapsed - own))
         if self.num_ended < _RECENT or self.num_ended % _REFRESHED_EVERY == 0:  # asked for in every step, cold

@@ -20,7 +20,7 @@ from numguard.interception.boundaries import copies_as_usual, unwrapped
 from numguard.interception.memory_sums import CHUNK_BYTES, bit_sums, can_be_summed, single_bit
 from numguard.session.changes import Change, report_changes
 
-SHARE: Final = 0.15  # of the budget
+SHARE: Final = 0.1  # of the budget
 MOST_STEPS: Final = 64  # until it is reckoned again what a turn costs and earns
 SMALL_BYTES: Final = 1 << 14  # that could be summed in the time that a call takes beside
 TURN_SECONDS: Final = 2e-4  # of a step in which a part is summed and compared, until it has been measured

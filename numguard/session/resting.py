@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 from torch import Tensor
 
 MOST_RESTING: Final = 32  # steps in a row
-HOOK_SECONDS: Final = 16e-6  # what the hooks on an optimizer's step cost with cold caches while they do nothing
-SECONDS: Final = 18e-6 + HOOK_SECONDS  # what such a step costs; asking a clock twice would cost a part of that
+HOOK_SECONDS: Final = 2e-6  # what the hooks on an optimizer's step cost while they do nothing
+SECONDS: Final = 15e-6 + HOOK_SECONDS  # what such a step costs; asking a clock twice would cost a part of that
 
 
 class RestingStep(NamedTuple):

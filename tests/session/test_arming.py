@@ -70,3 +70,17 @@ def test_a_burst_takes_part_in_the_agreement(monkeypatch: pytest.MonkeyPatch) ->
             guard.step(model(torch.ones(1, 4)).sum())
     # The other ranks may have no burst: they would wait for this one's wish at step 8 and 10.
     assert {8, 10} <= set(rounds)
+
+
+def test_what_armed_steps_cost_beyond_the_clock_is_charged_to_later_ones() -> None:
+    model = torch.nn.Linear(4, 4)
+    with numguard.guard(model, torch.optim.SGD(model.parameters(), lr=0.1), budget=0.01) as guard:
+        arming = guard._run.arming
+        for _ in range(60):
+            arming.end_step(0.1, 0.0005, armed=False)
+        arming._part = "model"
+        assert arming.hidden_seconds("model") == 0.0
+        for elapsed in (0.118, 0.5, 0.119, 0.12, 0.09):  # own time is 10 ms of each, the middle one takes 9 more
+            arming.end_step(elapsed, 0.01, armed=True)
+        assert arming.hidden_seconds("model") == pytest.approx(0.119 - 0.01 - 0.0995, abs=1e-9)
+        assert arming.hidden_seconds("update") == 0.0
