@@ -140,38 +140,25 @@ CAUSES: Final = (
         text="every elementwise step, and each loss before the mean, is rounded to 16 bits",
         is_defect=False,
     ),
-    Cause(
-        kind="unstable_region",
-        op="",
-        dtype=_REGION,
-        message="NewGELUActivation",
-        text="x (1 + tanh(u)) / 2 in single operators: 1 + tanh(u) cancels for negative x, the tail has no digits left",
-        is_defect=False,
-    ),
-    Cause(
-        kind="unstable_region",
-        op="",
-        dtype=_REGION,
-        message="DiffLlamaAttention",
-        text="two attentions are subtracted from each other and cancel",
-        is_defect=False,
-    ),
-    Cause(
-        kind="unstable_region",
-        op="",
-        dtype="float32",
-        message="WavLMAttention",
-        text="only under autocast, which forms scores and sums in 16 bits; the module returns float32",
-        is_defect=False,
-    ),
-    Cause(
-        kind="unstable_region",
-        op="",
-        dtype="float32",
-        message="SwitchTransformersTop1Router",
-        text="a probability beside 1, which no change of the logits could move, is four units in its last place off: "
-        "the softmax's own roundings",
-        is_defect=False,
+    *(
+        Cause(kind="unstable_region", op="", dtype=_REGION, message=module, text=text, is_defect=False)
+        for module, text in (
+            (
+                "NewGELUActivation",
+                "x (1 + tanh(u)) / 2 in single operators: 1 + tanh(u) cancels for negative x, the tail has no digits "
+                "left",
+            ),
+            ("DiffLlamaAttention", "two attentions are subtracted from each other and cancel"),
+            (
+                "WavLMAttention",
+                "only under autocast, which forms scores and sums in 16 bits; the module returns float32",
+            ),
+            (
+                "SwitchTransformersTop1Router",
+                "a probability beside 1, which no change of the logits could move, is four units in its last place "
+                "off: the softmax's own roundings",
+            ),
+        )
     ),
 )
 

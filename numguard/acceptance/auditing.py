@@ -106,13 +106,12 @@ def audit(
     >>> import numguard
     >>> report = numguard.audit(families=["pooling"])  # doctest: +SKIP
     """
-    if seconds is not None and not seconds > 0.0:
-        raise UsageError(f"seconds={seconds!r} leaves no time to examine anything; give a number above 0")
+    allowed = _allowed_seconds(seconds, level)
     chosen, running = _chosen(device, level, families, only), _running(level, families, parts, only)
     accepted = {} if baseline is None else read_accepted(baseline)
     if known:
         accepted = {**known_defects(torch.__version__, device), **accepted}
-    table = Timetable(running, _SECONDS[level] if seconds is None else seconds)
+    table = Timetable(running, allowed)
     workers = num_workers or len(os.sched_getaffinity(0))
     with Pool(workers, _SECONDS_OF_TRIAL[level]) as pool:
         harvest = _examined(pool, table, _planned(chosen, level, only), level, workers, advance)
@@ -165,6 +164,15 @@ def _reported(
         accumulations=harvest.accumulations,
         not_covered=tuple(harvest.not_covered),
     )
+
+
+def _allowed_seconds(seconds: float | None, level: Level) -> float:
+    """Return what an audit may take, by default what its level promises; a level that does not exist is told later."""
+    if seconds is None:
+        return _SECONDS.get(level, 0.0)
+    if not seconds > 0.0:
+        raise UsageError(f"seconds={seconds!r} leaves no time to examine anything; give a number above 0")
+    return seconds
 
 
 def _running(level: Level, families: Sequence[str] | None, parts: Sequence[str] | None, only: str | None) -> list[str]:
