@@ -214,8 +214,13 @@ def _forward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compared]:
     window = _window(heads, probe)
     if lse.numel():
         lse = lse.reshape(*output.shape[:2], -1)[..., : heads.num_queries]
-    result = window.cut(heads.grouped(output))
-    log_result = window.cut(heads.grouped(lse)) if lse.numel() else None
+
+    def result() -> Tensor:
+        return window.cut(heads.grouped(output))
+
+    def log_result() -> Tensor:
+        return window.cut(heads.grouped(lse))
+
     if arithmetic.fused is not None:
         known = AttentionCall(heads.sizes, heads.scale, heads.causal, model, permissive, grounds)
         tensors = (*_given(call), output, lse if lse.numel() else None)
@@ -242,7 +247,7 @@ def _forward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compared]:
     comparisons = [
         _comparison(
             "output",
-            result,
+            result(),
             arithmetic.product(weights, value),
             bound,
             bound,
@@ -250,12 +255,12 @@ def _forward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compared]:
             grounds,
         )
     ]
-    if log_result is not None:
+    if lse.numel():
         log_total = total.log()
         bound = bounds.logsumexp_bound(relative, log_total, model)
         exact = (peak + log_total).squeeze(-1)
         bound = bound.squeeze(-1)
-        comparisons.append(_comparison("logsumexp", log_result, exact, bound, bound, model, grounds))
+        comparisons.append(_comparison("logsumexp", log_result(), exact, bound, bound, model, grounds))
     return comparisons
 
 
@@ -355,7 +360,11 @@ def _backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compared]:
     key_blocks = -(-heads.num_keys // bounds.KEY_BLOCK) + 1
     query_blocks = (-(-heads.num_queries // bounds.QUERY_BLOCK) + 1) * heads.group
     cut = (by_key.batches, by_key.heads, by_key.keys)
-    results = by_query.cut(heads.grouped(grad_query)), grad_key[cut], grad_value[cut]
+    results = (
+        lambda: by_query.cut(heads.grouped(grad_query)),
+        lambda: grad_key[cut],
+        lambda: grad_value[cut],
+    )
     if probe.arithmetic.fused is not None:
         known = AttentionCall(heads.sizes, heads.scale, heads.causal, strict, permissive, grounds)
         lse = call["logsumexp"].detach().reshape(call["query"].shape[:-1])
@@ -371,7 +380,7 @@ def _backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compared]:
     comparisons = [
         judge.compare(
             "grad_query",
-            results[0],
+            results[0](),
             gradients.scores,
             gradients.scores_error,
             by_query.of_keys(heads.key),
@@ -386,8 +395,8 @@ def _backward(call: OpCall, captured: Any, probe: Probe) -> Sequence[Compared]:
     grad = _merged(by_key.of_queries(heads.grouped(call["grad_out"])))
     return [
         *comparisons,
-        judge.compare("grad_key", results[1], scores, scores_error, query, heads.scale, query_blocks),
-        judge.compare("grad_value", results[2], weights, weights_error, grad, 1.0, query_blocks),
+        judge.compare("grad_key", results[1](), scores, scores_error, query, heads.scale, query_blocks),
+        judge.compare("grad_value", results[2](), weights, weights_error, grad, 1.0, query_blocks),
     ]
 
 

@@ -340,6 +340,7 @@ CHECKS: tuple[Check, ...] = (
         ),
         judge=_forward,
         capture=_capture,
+        captures_always=True,
         cost=cost_per_element("input", FORWARD_COST),
         advice="Normalise one channel in float32 on another device and compare its mean and rstd first.",
         silent=FORWARD.silent,

@@ -13,6 +13,18 @@ from numguard.shadow.comparison import Compared, NotCovered
 LARGEST_ROW: Final = float(1 << 21)  # operations on a row that is held in memory: at most 60 MiB of float64
 
 
+def spacing(count: int, cost: float, limit: float) -> int:
+    """Return of how many rows one can be checked, when each of ``count`` costs ``cost`` of ``limit`` operations."""
+    if count <= 0 or cost * count <= limit:
+        return 1
+    return -(-count // max(1, int(limit // max(cost, 1.0))))
+
+
+def every(step: int, count: int, offset: float) -> slice:
+    """Return one of ``step`` rows, from one on that an offset in [0, 1) picks."""
+    return slice(None) if step == 1 else slice(min(int(offset * step), count - 1), None, step)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
     """How one call is to be checked.
@@ -65,10 +77,7 @@ class Probe:
         A slice is a view: sampling copies nothing and reads nothing back from a device. At least one row is
         taken. Every row is reached by some offset.
         """
-        if count <= 0 or cost * count <= self.limit:
-            return slice(None)
-        step = -(-count // max(1, int(self.limit // max(cost, 1.0))))
-        return slice(min(int(self.offset * step), count - 1), None, step)
+        return every(spacing(count, cost, self.limit), count, self.offset)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,6 +160,7 @@ class Check:
     ops: tuple[str, ...]
     judge: Callable[[OpCall, Any, Probe], Sequence[Compared]]
     capture: Callable[[OpCall, Probe], Any] | None = None
+    captures_always: bool = False
     cost: Callable[[OpCall], float]
     phases: frozenset[str] | None = None
     reads_sparse: bool = False

@@ -191,6 +191,7 @@ CHECKS: tuple[Check, ...] = checks_of(
     },
     EXAMPLES,
     capture=capture,
+    captures_always=True,
     cost=_cost,
     advice="Use foreach=True instead of fused=True, and go back to a checkpoint from before the first finding: "
     "parameters and moments are wrong from that step on.",

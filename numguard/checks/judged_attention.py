@@ -3,7 +3,7 @@
 The formulas are those of :mod:`numguard.numerics.error_bounds.attention_bounds`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -75,7 +75,9 @@ def _every(slices: Slices, call: AttentionCall) -> "Rows":
     return batches, heads, queries, keys
 
 
-def _comparison(name: str, computed: Tensor, judged: "JudgedElements", call: AttentionCall) -> JudgedComparison:
+def _comparison(
+    name: str, computed: Callable[[], Tensor], judged: "JudgedElements", call: AttentionCall
+) -> JudgedComparison:
     return JudgedComparison(name, judged, computed, call.grounds)
 
 
@@ -83,7 +85,7 @@ def judged_rows(
     call: AttentionCall,
     rows: Slices,
     tensors: Sequence[Tensor | None],
-    computed: tuple[Tensor, Tensor | None],
+    computed: tuple[Callable[[], Tensor], Callable[[], Tensor]],
     arithmetic: Arithmetic,
 ) -> Sequence[JudgedComparison] | None:
     """Return the comparisons of output and logsumexp, judged; None where the route cannot read the tensors.
@@ -93,18 +95,18 @@ def judged_rows(
     tensors
         Query, key, value, mask, output and logsumexp, ``[B, heads, ...]``; no mask and no logsumexp are None.
     computed
-        Output and logsumexp of the picked rows.
+        What returns output and logsumexp of the picked rows.
     """
-    if arithmetic.fused is None:
+    output, logsumexp = tensors[-2:]
+    if arithmetic.fused is None or output is None:
         return None
-    output, logsumexp = computed
     by = _attending(call, output.dtype, output.dtype if logsumexp is None else logsumexp.dtype, (0.0, 0.0))
     judged = arithmetic.fused.attention(call.sizes[2:], _every(rows, call), tensors, by)
     if judged is None:
         return None
-    comparisons = [_comparison("output", output, judged[0], call)]
+    comparisons = [_comparison("output", computed[0], judged[0], call)]
     if logsumexp is not None:
-        comparisons.append(_comparison("logsumexp", logsumexp, judged[1], call))
+        comparisons.append(_comparison("logsumexp", computed[1], judged[1], call))
     return comparisons
 
 
@@ -112,7 +114,7 @@ def judged_gradients(
     call: AttentionCall,
     rows: tuple[Slices, Slices],
     tensors: Sequence[Tensor | None],
-    computed: tuple[Tensor, Tensor, Tensor],
+    computed: tuple[Callable[[], Tensor], Callable[[], Tensor], Callable[[], Tensor]],
     num_stores: tuple[float, float],
     arithmetic: Arithmetic,
 ) -> Sequence[JudgedComparison] | None:
@@ -125,13 +127,14 @@ def judged_gradients(
     tensors
         As in :func:`judged_rows`, then the gradients of output, query, key and value.
     computed
-        Gradients of the picked queries, keys and values.
+        What returns the gradients of the picked queries, keys and values.
     num_stores
         How often a gradient of a query, and of a key or value, is stored while it grows.
     """
-    if arithmetic.fused is None:
+    gradient = tensors[-1]
+    if arithmetic.fused is None or gradient is None:
         return None
-    by = _attending(call, computed[0].dtype, computed[0].dtype, num_stores)
+    by = _attending(call, gradient.dtype, gradient.dtype, num_stores)
     by_query, by_key = (_every(picked, call) for picked in rows)
     judged = arithmetic.fused.attention_gradients(call.sizes[2:], by_query, by_key, tensors, by)
     if judged is None:

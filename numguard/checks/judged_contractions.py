@@ -1,8 +1,13 @@
-"""Plain matrix products judged by one call of a fused route, on addresses and strides: no view is made on the way."""
+"""Plain matrix products judged by one call of a fused route, on addresses and strides: no view is made on the way.
+
+A training multiplies matrices of the same layouts in every step. What follows from the layouts is worked out once and
+kept as a plan; a call adds where its tensors lie and which rows an offset picks.
+"""
 
 from array import array
-from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, lru_cache, partial
+from operator import mul
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -21,7 +26,13 @@ from numguard.checks.matmul_precision import (
     reads_subnormals_as_zero,
     with_stored_sums,
 )
-from numguard.checks.product_blocks import Block, Shape, blocks_of
+from numguard.checks.product_blocks import (
+    Shape,
+    Spacing,
+    checksum_spacing,
+    element_spacing,
+    operations_of_an_element,
+)
 from numguard.shadow.arithmetic import Part
 from numguard.shadow.call import OpCall
 from numguard.shadow.comparison import JudgedComparison
@@ -38,43 +49,12 @@ _PLAIN: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "aten::baddbmm": ("batch1", "batch2"),
     }
 )
-_NOTHING: Final = (0, 0, 0, 0, 0)
+_MOST_PLANS: Final = 4096
+Layout = tuple[torch.dtype, torch.Size, tuple[int, ...]]
 
 
-class _Grid(NamedTuple):
-    """A batch of matrices in the caller's memory: address, dtype by number and size, strides in elements."""
-
-    address: int
-    dtype: int
-    itemsize: int
-    batch: int
-    row: int
-    column: int
-
-    def part(self, rows: range | None, columns: range | None, batches: range) -> tuple[int, int, int, int, int]:
-        """Return the words of a part; None stands for all."""
-        batch, row, column = self.batch * batches.step, self.row, self.column
-        first = self.batch * batches.start
-        if rows is not None:
-            first += row * rows.start
-            row *= rows.step
-        if columns is not None:
-            first += column * columns.start
-            column *= columns.step
-        return self.address + first * self.itemsize, self.dtype, batch, row, column
-
-
-def _grid(tensor: Tensor, shape: Shape | None = None) -> _Grid | None:
-    """Return a tensor of matrices, spread to a shape where one is given; None for dtypes that the route cannot read."""
-    number = dtype_number(tensor.dtype)
-    if number is None:
-        return None
-    strides: Sequence[int] = tensor.stride()
-    if shape is not None:
-        sizes = tensor.shape
-        strides = [stride if size != 1 else 0 for size, stride in zip(sizes, strides, strict=True)]
-    strides = (0,) * (3 - len(strides)) + tuple(strides)
-    return _Grid(tensor.data_ptr(), number, tensor.element_size(), *strides)
+def _layout(tensor: Tensor) -> Layout:
+    return tensor.dtype, tensor.shape, tensor.stride()
 
 
 @lru_cache(maxsize=4096)
@@ -100,88 +80,174 @@ def _records(
     )
 
 
-class _Product(NamedTuple):
-    a: _Grid
-    b: _Grid
-    result: _Grid
-    added: _Grid | None
+class _Grid(NamedTuple):
+    """Layout of a batch of matrices: dtype by number, strides of batches, rows and columns in elements, item size."""
 
-    def part(self, picked: tuple[range, range, range], num_terms: int) -> Part:
-        batches, rows, columns = picked
-        words = array("q", self.a.part(rows, None, batches))
-        words.extend(self.b.part(None, columns, batches))
-        words.extend(self.result.part(rows, columns, batches))
-        words.extend(_NOTHING if self.added is None else self.added.part(rows, columns, batches))
-        return words, array("q", (len(batches), len(rows), len(columns), num_terms))
+    dtype: int
+    batch: int
+    row: int
+    column: int
+    itemsize: int
 
 
-def _picked(block: Block, shape: Shape) -> tuple[range, range, range]:
-    batches, rows, columns = shape
-    return range(batches)[block.batches], range(rows)[block.rows], range(columns)[block.columns]
-
-
-def _read(call: OpCall, names: tuple[str, str]) -> tuple[_Product, Shape, int] | None:
-    """Return a product with its shape and number of terms; None where something about it is not plain."""
-    a, b, result = call[names[0]], call[names[1]], call.output
-    beta = call.arguments.get("beta", 0)
-    added = call["self"] if beta != 0 else None
-    if not a.dtype.is_floating_point or a.dtype != b.dtype or a.element_size() == 1 or not result.numel():
+def _grid(layout: Layout, *, is_spread: bool = False) -> _Grid | None:
+    """Return the grid of a layout, spread over missing sizes on request; None for dtypes that the route cannot read."""
+    dtype, sizes, strides = layout
+    number = dtype_number(dtype)
+    if number is None:
         return None
-    shape = (a.shape[0] if a.dim() == 3 else 1, result.shape[-2], result.shape[-1])
-    num_terms = a.shape[-1]
-    if not num_terms or result.dim() != a.dim():
-        return None
-    grids = _grid(a), _grid(b), _grid(result), None if added is None else _grid(added, shape)
-    if grids[0] is None or grids[1] is None or grids[2] is None or (added is not None and grids[3] is None):
-        return None
-    return _Product(grids[0], grids[1], grids[2], grids[3]), shape, num_terms
+    if is_spread:
+        strides = tuple(stride if size != 1 else 0 for size, stride in zip(sizes, strides, strict=True))
+    return _Grid(number, *(0,) * (3 - len(strides)), *strides, itemsize=dtype.itemsize)  # type: ignore[misc]
 
 
-def _view(result: Tensor, grid: _Grid, picked: tuple[range, range, range]) -> Tensor:
-    """Return the picked elements of a result, ``[B, M, N]``."""
-    batches, rows, columns = picked
-    return result.detach().as_strided(
-        (len(batches), len(rows), len(columns)),
-        (grid.batch * batches.step, grid.row * rows.step, grid.column * columns.step),
-        result.storage_offset() + grid.batch * batches.start + grid.row * rows.start + grid.column * columns.start,
+class _Part:
+    """Some elements of products of one layout, or what a checksum covers: all but where the memory lies."""
+
+    __slots__ = ("_distances", "_num_terms", "_shape", "_spacing", "_strides", "_words")
+
+    def __init__(self, grids: Sequence[_Grid | None], shape: Shape, num_terms: int, spaced: Spacing) -> None:
+        self._shape, self._num_terms, self._spacing = shape, num_terms, spaced
+        self._words = array("q")
+        self._distances: list[tuple[int, int, int]] = []  # in bytes, between batches, rows and columns of the product
+        uses = ((1, 1, 0), (1, 0, 1), (1, 1, 1), (1, 1, 1))
+        for grid, (batch, row, column) in zip(grids, uses, strict=True):
+            if grid is None:
+                self._words.extend((0, 0, 0, 0, 0))
+                continue
+            steps = spaced.batches, spaced.rows if row else 1, spaced.columns if column else 1
+            strides = (grid.batch * steps[0], grid.row * steps[1], grid.column * steps[2])
+            self._words.extend((0, grid.dtype, *strides))
+            distances = (grid.batch * batch, grid.row * row, grid.column * column)
+            self._distances.append(tuple(grid.itemsize * distance for distance in distances))  # type: ignore[arg-type]
+        result = grids[2]
+        assert result is not None
+        self._strides = result.batch, result.row, result.column
+
+    def begin(self, offset: float) -> tuple[int, int, int]:
+        """Return the first batch, row and column that an offset picks."""
+        (batches, rows, columns), (batch, row, column) = self._shape, self._spacing
+        batch, row, column = int(offset * batch), int(offset * row), int(offset * column)
+        return min(batch, batches - 1), min(row, rows - 1), min(column, columns - 1)
+
+    def num_rows(self, begin: tuple[int, int, int]) -> int:
+        """Return how many rows there are from ``begin`` on."""
+        return -((begin[1] - self._shape[1]) // self._spacing.rows)
+
+    def sizes(self, begin: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Return how many batches, rows and columns there are from ``begin`` on."""
+        (batches, _, columns), (batch, _, column) = self._shape, self._spacing
+        return -((begin[0] - batches) // batch), self.num_rows(begin), -((begin[2] - columns) // column)
+
+    def placed(self, begin: tuple[int, int, int], addresses: Sequence[int]) -> Part:
+        """Return words and sizes of the part of tensors that lie at these addresses."""
+        words = self._words[:]
+        batch, row, column = begin
+        at = 0
+        for address, (batches, rows, columns) in zip(addresses, self._distances, strict=True):
+            words[at] = address + batch * batches + row * rows + column * columns
+            at += 5
+        return words, array("q", (*self.sizes(begin), self._num_terms))
+
+    def view(self, result: Tensor, begin: tuple[int, int, int]) -> Tensor:
+        """Return the elements of a result, ``[B, M, N]``."""
+        strides = tuple(map(mul, self._strides, self._spacing))
+        first = result.storage_offset() + sum(map(mul, self._strides, begin))
+        return result.detach().as_strided(self.sizes(begin), strides, first)
+
+
+class _Plan(NamedTuple):
+    """How products of one layout are judged within one limit."""
+
+    least: int
+    elements: _Part
+    summed: _Part | None
+    records: "Callable[[int], tuple[Precision, Judging, Judging]]"
+
+
+def _plan(
+    layouts: Sequence[Layout | None], scalars: tuple[float, float], flags: tuple[Flags, bool], probe: Probe
+) -> _Plan | None:
+    """Return the plan for factors, result and addend; None where something about them is not plain."""
+    a, b, result, added = layouts
+    assert a is not None and b is not None and result is not None  # noqa: PT018
+    dtype, sizes, _ = a
+    if not dtype.is_floating_point or dtype != b[0] or dtype.itemsize == 1 or 0 in result[1] or not sizes[-1]:
+        return None
+    if len(result[1]) != len(sizes):
+        return None
+    shape = (sizes[0] if len(sizes) == 3 else 1, result[1][-2], result[1][-1])
+    num_terms = sizes[-1]
+    grids = [*map(_grid, (a, b, result)), None if added is None else _grid(added, is_spread=True)]
+    if None in grids[:3] or (added is not None and grids[3] is None):
+        return None
+    height = probe.arithmetic.height
+
+    @cache
+    def records(num_rows: int) -> "tuple[Precision, Judging, Judging]":
+        return _records(
+            (dtype, result[0]),
+            flags[0],
+            added is not None,
+            scalars,
+            num_terms,
+            num_rows,
+            (height(num_rows), height(num_terms)),
+            flags[1],
+        )
+
+    spaced = element_spacing(shape, num_terms, probe.limit)
+    covered = None if spaced.complete else checksum_spacing(shape, num_terms, probe.limit)
+    return _Plan(
+        operations_of_an_element(num_terms),
+        _Part(grids, shape, num_terms, spaced),
+        None if covered is None else _Part(grids, shape, num_terms, covered),
+        records,
     )
+
+
+_plans: dict[tuple[object, ...], _Plan | None] = {}
 
 
 def judged_contraction(call: OpCall, probe: Probe) -> Sequence[JudgedComparison] | None:
     """Return the comparisons of elements and checksums of a product, judged; None where the route cannot read it."""
     names, fused = _PLAIN.get(call.op), probe.arithmetic.fused
-    read = None if names is None or fused is None else _read(call, names)
-    if names is None or fused is None or read is None:
+    if names is None or fused is None:
         return None
-    product, shape, num_terms = read
-    a, result = call[names[0]], call.output
-    block, summed = blocks_of(shape, num_terms, probe, is_summed=True)
-    picked = _picked(block, shape)
-    covered = None if summed is None else _picked(summed, shape)
-    num_rows = 1 if covered is None else len(covered[1])
-    height = probe.arithmetic.height
-    precision, by, summed_by = _records(
-        (a.dtype, result.dtype),
-        flags_now(a.dtype, "cpu"),
-        product.added is not None,
-        (float(call.arguments.get("alpha", 1)), float(call.arguments.get("beta", 0) if product.added else 1)),
-        num_terms,
-        num_rows,
-        (height(num_rows), height(num_terms)),
-        reads_subnormals_as_zero(a.dtype),
-    )
+    given = call.arguments
+    a, b, result = given[names[0]], given[names[1]], call.output
+    alpha, beta = given.get("alpha", 1), given.get("beta", 0)
+    added = given["self"] if beta != 0 else None
+    layouts = _layout(a), _layout(b), _layout(result), None if added is None else _layout(added)
+    flags = flags_now(a.dtype, "cpu"), reads_subnormals_as_zero(a.dtype)
+    key = (*layouts, alpha, beta, flags, probe.limit, id(fused))  # the routes live as long as the process
+    try:
+        plan = _plans[key]
+    except KeyError:
+        if len(_plans) >= _MOST_PLANS:
+            _plans.clear()
+        plan = _plans[key] = _plan(layouts, (float(alpha), float(beta if beta != 0 else 1)), flags, probe)
+    if plan is None:
+        return None
+    probe.afford(plan.least)
+    tensors = (a, b, result, added)
+    addresses = [tensor.data_ptr() for tensor in tensors if tensor is not None]
+    elements, summed = plan.elements, plan.summed
+    begin = elements.begin(probe.offset)
+    covered = None if summed is None else summed.begin(probe.offset)
+    precision, by, summed_by = plan.records(1 if summed is None or covered is None else summed.num_rows(covered))
     judged = fused.parts(
-        (a, call[names[1]], result, call["self"] if product.added is not None else None),
-        product.part(picked, num_terms),
+        tensors,
+        elements.placed(begin, addresses),
         by,
-        None if covered is None else product.part(covered, num_terms),
+        None if summed is None or covered is None else summed.placed(covered, addresses),
         summed_by,
         first_sign(probe.offset),
     )
     if judged is None:
         return None
-    elements, sums = judged
-    comparisons = [comparison_of("result", partial(_view, result, product.result, picked), elements, by, precision)]
+    found, sums = judged
+    comparisons = [comparison_of("result", partial(elements.view, result, begin), found, by, precision)]
     if sums is not None:
         comparisons.append(checksum_of(sums, summed_by, precision))
     return comparisons

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from numguard.checks.check import Probe
-from numguard.checks.row_samples import sampled_rows
+from numguard.checks.row_samples import sampled_rows, view_of
 from numguard.shadow.call import OpCall
 
 
@@ -28,9 +28,9 @@ class Layout(NamedTuple):
 
     def flat(self, tensor: Tensor, rows: tuple[slice, ...]) -> Tensor:
         """Return the picked rows with the normalised dimensions merged into the last."""
-        picked = tensor.detach()[rows]
         if len(self.normalised) == 1 or tensor.dim() == len(self.leading) + 1:
-            return picked
+            return view_of(tensor, tensor.shape, tensor.stride(), rows)
+        picked = tensor.detach()[rows]
         return picked.reshape(*picked.shape[: len(self.leading)], -1)
 
     def columns(self, tensor: Tensor, picked: tuple[slice, ...]) -> Tensor:

@@ -28,6 +28,7 @@ CHECKS: tuple[Check, ...] = (
         {"plain_update": (update_arithmetic.judge, IN_PLACE)},
         EXAMPLES,
         capture=update_arithmetic.capture,
+        captures_always=True,
         cost=update_arithmetic.cost,
         advice=_ADVICE,
     ),

@@ -1,11 +1,12 @@
 """Which part of a matrix product is formed again, and which part a checksum covers."""
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from torch import Tensor
 
-from numguard.checks.check import Probe
+from numguard.checks.check import Probe, every, spacing
 from numguard.checks.gemm import Gemm
 
 ALL: Final = slice(None)
@@ -35,33 +36,48 @@ class Block(NamedTuple):
         return matrix[self.batches, self.rows, self.columns]
 
 
-def _taken(count: int, chosen: slice) -> int:
-    return len(range(count)[chosen])
+class Spacing(NamedTuple):
+    """Of how many batches, rows and columns one is taken."""
+
+    batches: int
+    rows: int
+    columns: int
+
+    @property
+    def complete(self) -> bool:
+        """True where nothing is left out."""
+        return self == (1, 1, 1)
+
+    def block(self, shape: Shape, offset: float) -> Block:
+        """Return the block that an offset picks."""
+        return Block(*map(every, self, shape, (offset,) * 3))
 
 
-def _sampled(shape: Shape, num_terms: int, probe: Probe) -> Block:
-    """Return the elements to form again: rows first, then batches, then columns where one row is too many."""
+def operations_of_an_element(num_terms: int) -> int:
+    """Return what one element costs: its value and its mass."""
+    return 2 * max(1, num_terms)
+
+
+@lru_cache(maxsize=4096)
+def element_spacing(shape: Shape, num_terms: int, limit: float) -> Spacing:
+    """Return which elements to form again: rows first, then batches, then columns where one row is too many."""
     batches, rows, columns = shape
-    terms = 2 * max(1, num_terms)  # the value and its mass
-    probe.afford(terms)
-    chosen_rows = probe.rows(rows, batches * columns * terms)
-    cost = _taken(rows, chosen_rows) * terms
-    chosen_batches = probe.rows(batches, columns * cost)
-    cost *= _taken(batches, chosen_batches)
-    return Block(batches=chosen_batches, rows=chosen_rows, columns=probe.rows(columns, cost))
+    terms = operations_of_an_element(num_terms)
+    row = spacing(rows, batches * columns * terms, limit)
+    cost = -(-rows // row) * terms
+    batch = spacing(batches, columns * cost, limit)
+    return Spacing(batch, row, spacing(columns, -(-batches // batch) * cost, limit))
 
 
-def _summed(shape: Shape, num_terms: int, probe: Probe) -> Block:
-    """Return the block that the checksum covers: all of the product where reading it once is within the limit."""
+@lru_cache(maxsize=4096)
+def checksum_spacing(shape: Shape, num_terms: int, limit: float) -> Spacing:
+    """Return what the checksum covers: all of the product where reading it once is within the limit."""
     batches, rows, columns = shape
-    terms = READINGS * max(1, num_terms)
-    columns *= READINGS
-    chosen_rows = probe.rows(rows, batches * (terms + columns))
-    taken = _taken(rows, chosen_rows)
-    chosen_batches = probe.rows(batches, taken * (terms + columns) + terms * columns)
-    cost = _taken(batches, chosen_batches) * (READINGS * taken + terms)
-    chosen_columns = probe.rows(shape[2], cost)
-    return Block(batches=chosen_batches, rows=chosen_rows, columns=chosen_columns)
+    terms, width = READINGS * max(1, num_terms), READINGS * columns
+    row = spacing(rows, batches * (terms + width), limit)
+    taken = -(-rows // row)
+    batch = spacing(batches, taken * (terms + width) + terms * width, limit)
+    return Spacing(batch, row, spacing(columns, -(-batches // batch) * (READINGS * taken + terms), limit))
 
 
 def blocks_of(shape: Shape, num_terms: int, probe: Probe, *, is_summed: bool) -> tuple[Block, Block | None]:
@@ -74,5 +90,9 @@ def blocks_of(shape: Shape, num_terms: int, probe: Probe, *, is_summed: bool) ->
     is_summed
         Whether checksums say anything of this product.
     """
-    block = _sampled(shape, num_terms, probe)
-    return block, _summed(shape, num_terms, probe) if is_summed and not block.complete else None
+    probe.afford(operations_of_an_element(num_terms))
+    elements = element_spacing(shape, num_terms, probe.limit)
+    block = elements.block(shape, probe.offset)
+    if not is_summed or elements.complete:
+        return block, None
+    return block, checksum_spacing(shape, num_terms, probe.limit).block(shape, probe.offset)

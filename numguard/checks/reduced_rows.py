@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from numguard.checks.check import Probe
-from numguard.checks.row_samples import sampled_rows
+from numguard.checks.row_samples import sampled_rows, view_of
 from numguard.numerics.error_bounds.summation_bounds import sum_bound
 from numguard.numerics.formats import accumulator_dtype, unit_roundoff
 from numguard.numerics.tree_heights import num_stored_partials, reduction_layout, summation_height
@@ -125,7 +125,6 @@ def rows_of(
         costs more than the probe allows.
     """
     require_numbers(source, result)
-    source, result = source.detach(), result.detach()
     listed = () if dims is None else (dims,) if isinstance(dims, int) else tuple(dims)
     kept, reduced = _dimensions(source.dim(), listed)
     shape = [source.shape[dim] for dim in kept]
@@ -133,13 +132,17 @@ def rows_of(
     if result.numel() != prod(shape):
         raise NotCovered(f"a result of shape {tuple(result.shape)} for an input of shape {tuple(source.shape)}")
     growth = _growth(source, dtype or result.dtype, reduced, stores_runs)
-    view = source.permute(*kept, *reduced) if source.dim() else source.reshape(1)
-    if len(shape) == view.dim():
-        view = view.unsqueeze(-1)
-    flat = result.reshape(shape)
+    picked: tuple[slice, ...] = ()
     if num_terms * cost * prod(shape) > probe.limit:
         picked = sampled_rows(tuple(shape), cost * max(1, num_terms), probe, in_pieces=in_pieces)
-        view, flat = view[picked], flat[picked]
+    sizes, strides = source.shape, source.stride()
+    order = kept + reduced
+    alone = () if reduced else (1,)  # at least one dimension follows those that are kept
+    view = view_of(source, [*(sizes[dim] for dim in order), *alone], [*(strides[dim] for dim in order), *alone], picked)
+    if result.is_contiguous():
+        flat = view_of(result, shape, [prod(shape[dim + 1 :]) for dim in range(len(shape))], picked)
+    else:
+        flat = result.detach().reshape(shape)[picked]
     if not is_narrowing(source.dtype, result.dtype) or result.dtype not in FLOATS:
         return Rows(view, len(shape), flat, num_terms, growth)
     lost = num_terms * float(torch.finfo(result.dtype).smallest_normal)

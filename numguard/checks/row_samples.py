@@ -1,5 +1,6 @@
 """Which rows of a call are checked: one slice per dimension, so that a sample is a view."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Size, Tensor
@@ -48,6 +49,28 @@ def sampled_rows(
         remaining *= len(range(shape[dim])[picked]) / shape[dim]
         probe = replace(probe, offset=probe.offset * (picked.step or 1) % 1.0)
     return tuple(slices)
+
+
+def view_of(tensor: Tensor, sizes: Sequence[int], strides: Sequence[int], picked: Sequence[slice]) -> Tensor:
+    """Return a view of a tensor's memory with these sizes and strides, of which some rows are picked.
+
+    Permuting and slicing one after the other would come to the same and cost two operators more.
+
+    Parameters
+    ----------
+    sizes, strides
+        Of all dimensions, in any order.
+    picked
+        Slices of the first of them.
+    """
+    sizes, strides, first = list(sizes), list(strides), tensor.storage_offset()
+    for dim, chosen in enumerate(picked):
+        if chosen.step is not None:
+            start = chosen.start or 0
+            first += start * strides[dim]
+            sizes[dim] = -((start - sizes[dim]) // chosen.step)
+            strides[dim] *= chosen.step
+    return (tensor.detach() if tensor.requires_grad else tensor).as_strided(sizes, strides, first)
 
 
 def last(tensor: Tensor, dim: int) -> Tensor:

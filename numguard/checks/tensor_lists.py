@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -42,10 +43,13 @@ class Selection:
         copies
             Whether it must be a new one, because the tensors will be overwritten.
         """
-        parts = [tensors[number][window].reshape(-1) for number, window in zip(self.numbers, self.windows, strict=True)]
-        if len(parts) > 1:
-            return torch.cat(parts)
-        return parts[0].clone(memory_format=torch.contiguous_format) if copies else parts[0].contiguous()
+        if len(self.numbers) == 1:
+            picked = tensors[self.numbers[0]][self.windows[0]]
+            row = picked.reshape(-1).contiguous()  # a copy already where there are gaps
+            return row.clone() if copies and row.data_ptr() == picked.data_ptr() else row
+        return torch.cat(
+            [tensors[number][window].reshape(-1) for number, window in zip(self.numbers, self.windows, strict=True)]
+        )
 
     def spread(self, values: Tensor) -> Tensor:
         """Return a vector of the selection's length from one value per selected tensor."""
@@ -72,21 +76,30 @@ def lattice(shape: Sequence[int], limit: float, fraction: float) -> tuple[slice,
     fraction
         A number in [0, 1) that picks among the shifted lattices: every element lies on one of them.
     """
-    remaining = math.prod(shape) / max(1.0, limit)
-    if remaining <= 1.0:
+    steps = _steps(tuple(shape), limit)
+    if steps is None:
         return (slice(None),) * len(shape)
-    steps = [1] * len(shape)
-    order = sorted(range(len(shape)), key=shape.__getitem__)
-    for position, dim in enumerate(order):
-        share = remaining ** (1.0 / (len(order) - position))
-        steps[dim] = max(1, min(shape[dim], math.ceil(share - 1e-9)))
-        remaining /= steps[dim]
     number = int(fraction * math.prod(steps))
     windows = []
     for step in steps:
         number, start = divmod(number, step)
         windows.append(slice(start, None, step))
     return tuple(windows)
+
+
+@lru_cache(maxsize=4096)
+def _steps(shape: tuple[int, ...], limit: float) -> tuple[int, ...] | None:
+    """Return the steps of a lattice along each dimension; None where it takes every element."""
+    remaining = math.prod(shape) / max(1.0, limit)
+    if remaining <= 1.0:
+        return None
+    steps = [1] * len(shape)
+    order = sorted(range(len(shape)), key=shape.__getitem__)
+    for position, dim in enumerate(order):
+        share = remaining ** (1.0 / (len(order) - position))
+        steps[dim] = max(1, min(shape[dim], math.ceil(share - 1e-9)))
+        remaining /= steps[dim]
+    return tuple(steps)
 
 
 def select(tensors: Sequence[Tensor], numbers: Sequence[int], probe: Probe, cost: float) -> Selection:

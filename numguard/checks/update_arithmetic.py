@@ -64,14 +64,21 @@ def _base_name(call: OpCall) -> str:
     return _name_of(call.overload)
 
 
+@cache
+def _roles(overload: torch._ops.OpOverload) -> tuple[PointwiseRule, str, tuple[str, ...]]:
+    """Return the rule of an operator, the name of its second term, if any, and what may be the name of its factor."""
+    rule, names = RULES[_name_of(overload)], {argument.name for argument in overload._schema.arguments}
+    second = next(name for name in SECOND_TERM if name in names) if rule.num_terms >= 2 else ""
+    return rule, second, tuple(name for name in FACTOR if name in names)
+
+
 def _parts(call: OpCall) -> Parts:
-    rule = RULES[_base_name(call)]
+    rule, second_name, factors = _roles(call.overload)
     joined = isinstance(call["self"], list | tuple)
     constant: Scalar | None = None
     lists = [call["self"] if joined else [call["self"]]]
-    if rule.num_terms >= 2:
-        name = next(name for name in SECOND_TERM if name in call.arguments)
-        second = call[name]
+    if second_name:
+        second = call[second_name]
         is_list = isinstance(second, list | tuple) and bool(second) and isinstance(second[0], Tensor)
         if is_list or (not joined and isinstance(second, Tensor) and second.dim()):
             lists.append(second if is_list else [second])
@@ -81,7 +88,7 @@ def _parts(call: OpCall) -> Parts:
             constant = second
     if rule.num_terms == 3:
         lists.append(call["tensor2"] if joined else [call["tensor2"]])
-    factor = next((call[name] for name in FACTOR if name in call.arguments and call[name] is not constant), 1.0)
+    factor = next((call[name] for name in factors if call[name] is not constant), 1.0)
     if not joined and any(tensor.shape != lists[0][0].shape for (tensor,) in lists):
         views = torch.broadcast_tensors(*(tensor for (tensor,) in lists))  # type: ignore[no-untyped-call]
         lists = [[tensor] for tensor in views]

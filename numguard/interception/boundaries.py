@@ -10,7 +10,7 @@ copies and pickles leave out.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from time import process_time
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ MAX_BLOCKS: Final = 96
 KEPT_ELEMENTS: Final = 1 << 18  # of a result that is kept rather than reduced to a number at once
 MOST_KEPT_ELEMENTS: Final = 1 << 22  # of all results kept in a step
 MAX_MARKS: Final = 1 << 13  # in a step: a loop that calls the model without end keeps its first ones
+QUICK_ELEMENTS: Final = 1 << 15  # of a result that is kept without a question but this one
+QUICK_MARKS: Final = 64  # after so many every question is asked
 BLOCK_SECONDS: Final = 6e-6  # what a marked result costs with cold caches
 GRADIENT_SECONDS: Final = 30e-6  # what a kept gradient costs by itself: autograd copies it
 # By what it makes a step longer: the memory that it occupies is missing where backward would use it again. Measured
@@ -55,8 +57,7 @@ class BlockOrigin:
     exact: bool = True
 
 
-@dataclass(slots=True)
-class _Mark:
+class _Mark(NamedTuple):
     place: int
     output: Tensor
     version: int
@@ -149,17 +150,17 @@ class Boundaries:
         keeps: bool = True,
     ) -> None:
         self._charge, self._quiet, self._fault, self._keeps = charge, quiet, fault, keeps
-        self.enabled = True
+        self._enabled = True
         # A replica of DataParallel is a copy of the attributes, with the marked call among them.
         self.blocks = [] if isinstance(model, torch.nn.DataParallel) else blocks_of(model)
         self.watched: list[int] = []
         self.retained: frozenset[int] = frozenset()
         self._calls: dict[int, Callable[..., Any]] = {}
-        self._marks: list[_Mark] = []
+        self._marks: list[tuple[int, Tensor, int, bool]] = []  # as _Mark, which would cost more to make
         self._gradients: list[tuple[int, Tensor]] = []
         self._earlier: list[tuple[int, Tensor]] = []
         self._retaining: list[tuple[int, Tensor]] = []
-        self._num_kept = 0
+        self._num_kept = self._num_old = 0  # elements of this step; marks of the step before
         self._ended = False
         self.thin_out(MAX_BLOCKS)
 
@@ -173,6 +174,19 @@ class Boundaries:
         """Name of the first block that is watched; empty where none is."""
         return self.names[self.watched[0]] if self.watched else ""
 
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is marked: while the guard looks away the blocks are called as if it were not there."""
+        return self._enabled
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        self._enabled = value
+        if value:
+            self._watch()
+        else:
+            self._unwatch()
+
     def owns(self, call: object) -> bool:
         """Return whether a module's ``_compiled_call_impl`` is a mark's."""
         return any(call is own for own in self._calls.values())
@@ -185,42 +199,72 @@ class Boundaries:
         count = len(self.blocks)
         step = max(1, -(-count // max(1, number)))
         wanted = list(range(count - 1, -1, -step))[::-1] if number > 0 else []
-        if wanted != self.watched:
-            self.remove()
-            self.watched = wanted
-            for place in wanted:
-                self._watch(place, self.blocks[place][1])
         every = max(1, -(-len(wanted) // max(1, num_gradients)))
-        self.retained = frozenset(wanted[::every] if num_gradients > 0 else ())
+        retained = frozenset(wanted[::every] if num_gradients > 0 else ())
+        if wanted == self.watched and retained == self.retained:
+            return
+        self._unwatch()
+        if wanted != self.watched:
+            self.forget()
+        self.watched, self.retained = wanted, retained
+        if self._enabled:
+            self._watch()
 
     def remove(self) -> None:
         """Leave the model as it was."""
+        self._unwatch()
+        self.watched = []
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of everything that is kept."""
+        self._turn_over()
+        self._earlier = []
+
+    def _unwatch(self) -> None:
         for place, call in self._calls.items():
             module = self.blocks[place][1]
             if module._compiled_call_impl is call:
                 module._compiled_call_impl = None
         self._calls.clear()
-        self.watched = []
-        self._turn_over()
-        self._earlier = []
 
-    def _watch(self, place: int, module: torch.nn.Module) -> None:
-        if module._compiled_call_impl is not None or not copies_as_usual(module):
-            return  # compiled by itself: its graph stays as it is
+    def _watch(self) -> None:
+        for place in self.watched:
+            module = self.blocks[place][1]
+            if module._compiled_call_impl is None and copies_as_usual(module):  # else compiled by itself, say
+                is_quick = self._keeps and bool(self._calls) and place not in self.retained
+                self._calls[place] = module._compiled_call_impl = self._marked(place, module, is_quick)
+
+    def _marked(self, place: int, module: torch.nn.Module, is_quick: bool) -> Callable[..., Any]:
+        """Return the call of a block that puts its result aside.
+
+        With cold caches every question costs a microsecond, so a small result is kept with as few as can be. The first
+        block asks them all, and notices that a step has begun.
+        """
         call: Callable[..., Any] = module._call_impl
+        marks, see, fault = self._marks, self._see, self._fault
+        is_compiling, is_training = torch.compiler.is_dynamo_compiling, torch.is_grad_enabled
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             output = call(*args, **kwargs)
-            # The last: not an evaluation.
-            if self.enabled and not torch.compiler.is_compiling() and (module.training or torch.is_grad_enabled()):
-                try:
-                    self._see(place, output)
-                except Exception as error:
-                    self._fault("block boundaries", error)
+            if is_compiling():
+                return output
+            try:
+                if (
+                    is_quick
+                    and output.__class__ is Tensor
+                    and is_training()
+                    and output.numel() <= QUICK_ELEMENTS
+                    and len(marks) < QUICK_MARKS
+                ):
+                    marks.append((place, output, output._version, False))
+                elif is_training() or module.training:  # not an evaluation
+                    see(place, output)
+            except Exception as error:
+                fault("block boundaries", error)
             return output
 
-        self._calls[place] = watched
-        module._compiled_call_impl = watched
+        return watched
 
     def _see(self, place: int, output: Any) -> None:
         """Put a result aside. Whether it can be read is asked when it is: every question costs with cold caches."""
@@ -238,7 +282,7 @@ class Boundaries:
             and not tensor.is_inference()
         ):
             self._num_kept += count
-            self._marks.append(_Mark(place, tensor, tensor._version, False))
+            self._marks.append((place, tensor, tensor._version, False))
             if place in self.retained and tensor.requires_grad and is_readable(tensor) and tensor.grad_fn is not None:
                 tensor.retain_grad()
                 self._retaining.append((place, tensor))
@@ -246,7 +290,7 @@ class Boundaries:
         if not is_readable(tensor):
             return
         began = process_time()
-        self._marks.append(_Mark(place, self._quietly(tensor.detach()), 0, True))
+        self._marks.append((place, self._quietly(tensor.detach()), 0, True))
         node = tensor.grad_fn
         if node is not None and place in self.retained:
             node.register_prehook(lambda gradients: self._large_gradient(place, gradients))
@@ -305,7 +349,8 @@ class Boundaries:
         return [(place, grad) for place, grad in kept if grad is not None] + self._gradients
 
     def _readable(self) -> list[_Mark]:
-        return [mark for mark in self._marks if mark.is_number or is_readable(mark.output)]
+        marks = map(_Mark._make, self._marks[self._num_old :])
+        return [mark for mark in marks if mark.is_number or is_readable(mark.output)]
 
     def numbers(self) -> tuple[tuple[str, ...], list[Tensor]]:
         """Return the watched blocks in forward order, and one number each that is finite if its result is."""
@@ -317,14 +362,15 @@ class Boundaries:
         """Note that the step has ended. What is kept of it is let go when the next one reaches its first block:
         the results hold the step's graph, which the caller's own variables hold as long.
         """
-        self._ended = True
+        self._ended, self._num_old = True, len(self._marks)
 
     def _turn_over(self) -> None:
         """Forget the results of the step that has ended, and the gradients of the one before it."""
         self._charge(BLOCK_SECONDS * len(self._marks) + GRADIENT_SECONDS * len(self._retaining))
         self._earlier = self._step_gradients()
-        self._marks, self._gradients, self._retaining = [], [], []
-        self._num_kept, self._ended = 0, False
+        self._marks.clear()
+        self._gradients, self._retaining = [], []
+        self._num_kept, self._num_old, self._ended = 0, 0, False
 
 
 def affordable_marks(share: float, step_seconds: float, num_blocks: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from numguard.interception.sampling import Sampler
 from numguard.interception.sites import Place, Site, SiteTable, place_of
 from numguard.interception.suspicion import Jury
 from numguard.shadow.arithmetic import Arithmetic
-from numguard.shadow.call import OpCall, bind, first_tensor
+from numguard.shadow.call import OpCall, bind, first_tensor, is_repeatable
 from numguard.shadow.comparison import Compared, NotCovered
 from numguard.shadow.routes import routes_for
 from numguard.shadow.verdict import WIDTH, Verdict, evaluate, evaluate_on_host
@@ -33,8 +33,10 @@ _UPDATES = frozenset({"fused_optimizers", "foreach_updates", "pointwise"})  # fa
 EXHAUSTIVE_LIMIT = float(1 << 30)  # multiply-adds of one shadow when every call is checked
 SECONDS_PER_OPERATION = 1e-8  # of a shadow that reads elements, on one core; sets how much of a call a quota buys
 LEAST_OPERATIONS, MOST_OPERATIONS = float(1 << 12), float(1 << 22)
-_AS_IT_IS = nullcontext()  # of gradients: in backward and in the optimizer's step they are off, and asking costs less
-WANTED_SECONDS = 40e-6  # to find out that a call is wanted and bind its arguments; asking a clock costs a part of that
+_AS_IT_IS = nullcontext()
+# To find out that a call is wanted and bind its arguments; asking a clock would cost a part of that. Short operators of
+# an unfused update leave more of Python in the caches: measured by how much longer armed steps were.
+WANTED_SECONDS, WANTED_IN_UPDATE_SECONDS = 40e-6, 25e-6
 LEAST_ROW = float(1 << 18)  # operations of a sample that is tried however little is left of the quota
 
 
@@ -93,6 +95,8 @@ class Inspector:
         self.uncovered: Counter[str] = Counter()
         self._order = 0
         self._turns: dict[Place, int] = {}
+        self._captures: dict[torch._ops.OpOverload, bool] = {}
+        self._limit = LEAST_OPERATIONS
 
     def begin_step(self, step: int, *, exhaustive: bool) -> None:
         """Prepare for an armed step; an exhaustive one also searches for the origin of a non-finite value."""
@@ -100,6 +104,7 @@ class Inspector:
         self.step, self.exhaustive, self.searching = step, exhaustive, exhaustive
         self.num_looked_at, self.check_seconds = 0, 0.0
         self.in_update = False
+        self._limit = _rounded(self._sampler.seconds_per_check / SECONDS_PER_OPERATION)
         self._turns.clear()
         self.attribution.start_step()
         if exhaustive and self.origins is not None:
@@ -162,8 +167,9 @@ class Inspector:
         return output
 
     def _enter_cost(self, site: Site, seconds: float, is_judged: bool) -> None:
-        seconds += WANTED_SECONDS
-        self._clock.add(WANTED_SECONDS)
+        beside = WANTED_IN_UPDATE_SECONDS if self.in_update else WANTED_SECONDS
+        seconds += beside
+        self._clock.add(beside)
         self._sampler.charge(seconds)
         self.check_seconds += seconds
         site.record(seconds, judged=is_judged)
@@ -200,8 +206,7 @@ class Inspector:
             return None
         limit, most = self.exhaustive_limit, math.inf
         if not self.exhaustive:
-            limit = self._sampler.seconds_per_check / SECONDS_PER_OPERATION
-            limit = min(max(limit, LEAST_OPERATIONS), MOST_OPERATIONS)
+            limit = self._limit
             most = max(self._sampler.seconds_left / SECONDS_PER_OPERATION, LEAST_ROW)
         call = OpCall(overload=func, arguments=bind(func, args, kwargs))
         arithmetic = self._route(checks[0], call)[0]
@@ -213,11 +218,16 @@ class Inspector:
 
     def _capture(self, site: Site, checks: tuple[Check, ...], call: OpCall, probe: Probe) -> tuple[Any, ...] | None:
         """Copy what the operator will overwrite; None where a check says that it cannot judge the call."""
-        if len(checks) == 1 and checks[0].capture is None:
-            return (None,)
+        captures = self._captures.get(call.overload)
+        if captures is None:
+            writes = not is_repeatable(call.overload)
+            captures = any(check.capture and (writes or check.captures_always) for check in checks)
+            self._captures[call.overload] = captures
+        if not captures:
+            return (None,) * len(checks)
         before = self._clock.seconds
         try:
-            with self._clock, torch.no_grad() if torch.is_grad_enabled() else _AS_IT_IS:
+            with self._clock, _without_gradients():
                 captured = tuple(check.capture(call, probe) if check.capture else None for check in checks)
         except NotCovered as reason_given:
             self._excuse(checks[0], reason_given)
@@ -250,7 +260,7 @@ class Inspector:
         return is_judged
 
     def _judge(self, inspection: Inspection, check: Check, call: OpCall, captured: Any) -> None:
-        with torch.no_grad() if torch.is_grad_enabled() else _AS_IT_IS:
+        with _without_gradients():
             comparisons = check.judge(call, captured, inspection.probe)
             if not comparisons:
                 return
@@ -310,6 +320,17 @@ class Inspector:
         if not is_wrong:
             site.last_clean_step = step
         return is_suspect or is_wrong
+
+
+def _without_gradients() -> AbstractContextManager[object]:
+    """Switch the recording of gradients off; in backward and in the optimizer's step it is, and asking costs less."""
+    return torch.no_grad() if torch.is_grad_enabled() else _AS_IT_IS
+
+
+def _rounded(limit: float) -> float:
+    """Return a limit between the least and the most, of a few to the octave: calls that repeat are planned once."""
+    exponent = math.floor(4.0 * math.log2(min(max(limit, LEAST_OPERATIONS), MOST_OPERATIONS)))
+    return float(2.0 ** (exponent / 4.0))
 
 
 def _model(comparison: Compared) -> str:

@@ -105,6 +105,11 @@ class RegionWatch:
 
     # -- an armed step -----------------------------------------------------------------------------------------
 
+    def cost(self, seconds: float) -> float:
+        """Return what the regions would cost that :meth:`begin` would mark within a quota."""
+        taken = chosen(self.sites, seconds, exhaustive=False, unknown_seconds=UNKNOWN_SECONDS)
+        return sum(site.seconds or UNKNOWN_SECONDS for site in taken)
+
     def begin(self, mode: ArmedMode, step: int, seconds: float, *, exhaustive: bool) -> None:
         """Mark the regions of an armed step whose mode has been entered.
 

@@ -17,7 +17,7 @@ _TENSORS_WITHOUT_MODEL: Final = 60  # parameters of a model that nobody has show
 LOOK_SECONDS: Final = 8e-6  # to tell where a call came from and that it is not its turn, with cold caches
 COUNT_SECONDS: Final = 2e-6  # to tell by its turn alone that a call is not wanted
 UPDATE_EVERY: Final = 4  # armed steps of which one looks at the optimizer, where a step is armed in parts
-REGIONS: Final = 0.3  # of the quota of an armed step goes into regions, where the model is looked at
+REGIONS: Final = 0.3  # of the quota of an armed step goes into regions, if they need as much
 _RECENT: Final = 50
 _FEW: Final = 15  # armed steps
 _REFRESHED_EVERY: Final = 8  # steps
@@ -56,6 +56,8 @@ class Arming:
         entered for more than the optimizer's step.
     on_leave
         Called before the mode is left, and where no mode was entered.
+    region_cost
+        Returns what those regions are expected to cost that fit into so many seconds.
     """
 
     def __init__(
@@ -75,8 +77,10 @@ class Arming:
         parts_steps: bool,
         on_enter: Callable[[ArmedMode, int, float, bool], None] = lambda mode, step, seconds, exhaustive: None,
         on_leave: Callable[[], None] = lambda: None,
+        region_cost: Callable[[float], float] = lambda seconds: seconds,
     ) -> None:
         self._parts_steps, self._on_enter, self._on_leave = parts_steps, on_enter, on_leave
+        self._region_cost = region_cost
         self.schedule, self.budget, self.clock = schedule, budget, clock
         self.sites = sites
         self._make_mode, self._inspector, self._sampler = make_mode, inspector, sampler
@@ -93,6 +97,7 @@ class Arming:
         self._measured: set[str] = set()
         self._part: Part = "whole"
         self._waiting: ArmedMode | None = None
+        self._has_waited = False
         self._left_early = False
         self._make_agreement, self._on_agreement = agreement, on_agreement
         self._agreement: Agreement | None = None
@@ -190,10 +195,18 @@ class Arming:
             self._part = parts[-1] if self.num_armed % UPDATE_EVERY == UPDATE_EVERY - 1 else parts[0]
             quota = self._quota()
             # Among ranks all arm or none does: one that has overdrawn looks on without a check, and repays later.
-            if quota > 0.0 or not isinstance(self._agreement, AloneAgreement | type(None)):
+            if not isinstance(self._agreement, AloneAgreement | type(None)):
                 self._arm(step, max(quota, 0.0), exhaustive=False)
+            elif quota > 0.0 and not self._should_wait(quota):
+                self._arm(step, quota, exhaustive=False)
             else:
                 self.num_unaffordable += 1
+
+    def _should_wait(self, quota: float) -> bool:
+        """Return whether to pass over one armed step, so that the next spends more of its cost on checks."""
+        waits = quota < self._fixed[self._part] and 2 * self.schedule.interval < EPOCH and not self._has_waited
+        self._has_waited = waits
+        return waits
 
     def _quota(self) -> float:
         """Return what checks may take in the coming step, negative where the mode alone is too dear."""
@@ -206,8 +219,9 @@ class Arming:
     def _arm(self, step: int, quota: float, *, exhaustive: bool) -> None:
         with self.clock:
             self._part = "whole" if exhaustive else self._part
-            share = 1.0 if self._part == "update" else 1.0 - REGIONS
-            self._sampler.plan(self.sites, share * quota, exhaustive=exhaustive, part=self._part)
+            most = 0.0 if self._part == "update" else REGIONS * quota
+            regions = min(most, 2.0 * self._region_cost(most))  # twice, for they are estimates
+            self._sampler.plan(self.sites, quota - regions, exhaustive=exhaustive, part=self._part)
             self._inspector.begin_step(step, exhaustive=exhaustive)
             mode = self._make_mode()
             mode.everything = exhaustive
@@ -216,7 +230,7 @@ class Arming:
                 self._waiting = mode
             else:
                 self._enter(mode)
-                self._region_seconds = REGIONS * quota
+                self._region_seconds = regions
                 self._on_enter(mode, step, self._region_seconds, exhaustive)
 
     @property
@@ -343,7 +357,7 @@ class Arming:
         self._hidden_charged = 0.0
         self.budget.end_step(elapsed, own, burst=self.is_burst and armed)
         self._typical.append(max(0.0, elapsed - own))
-        if self.num_ended < _RECENT or self.num_ended % _REFRESHED_EVERY == 0:  # asked for in every step, cold
+        if self.num_ended <= FIRST_AGREEMENT or self.num_ended % _REFRESHED_EVERY == 0:
             self._typical_seconds = statistics.median(self._typical)
         if not armed:
             self._resting.append(own)

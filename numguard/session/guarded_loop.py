@@ -165,7 +165,7 @@ class Guard:
             and not self._micro
             and threading.get_ident() == self._thread
             and run is not None
-            and run.rest(self._step, loss)
+            and run.rest(loss)
         ):
             self._step += 1
             return

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from numguard.interception.boundaries import copies_as_usual, unwrapped
 from numguard.interception.memory_sums import CHUNK_BYTES, bit_sums, can_be_summed, single_bit
@@ -56,8 +55,8 @@ class Provenance:
         What is trained. Without an optimizer nothing is watched.
     budget
         Share of step time of the whole guard; None sums everything at every step.
-    step_seconds
-        Returns the typical length of a step.
+    step, step_seconds
+        Return the number of the present step, and the typical length of one.
     charge
         Takes the seconds that it has cost.
     enter, fault
@@ -70,16 +69,16 @@ class Provenance:
         optimizers: Sequence[torch.optim.Optimizer],
         *,
         budget: float | None,
+        step: Callable[[], int],
         step_seconds: Callable[[], float],
         charge: Callable[[float], None],
         enter: Callable[..., None],
         fault: Callable[[str, BaseException], None],
     ) -> None:
         self._model, self._optimizers = model, [o for o in optimizers if hasattr(o, "register_step_pre_hook")]
-        self._budget, self._step_seconds, self._charge = budget, step_seconds, charge
+        self._budget, self._step, self._step_seconds, self._charge = budget, step, step_seconds, charge
         self._enter, self._fault = enter, fault
         self._names = {id(p): name for name, p in model.named_parameters()} if model is not None else {}
-        self._handles: list[RemovableHandle] = []
         self._turns: dict[int, Iterator[Chunk]] = {}
         self._pending: dict[int, list[_Pending]] = {}
         self._written_by_model: set[int] = set()
@@ -87,20 +86,20 @@ class Provenance:
         self._early: list[_Pending] = []
         self._marked: tuple[torch.nn.Module, Any] | None = None
         self._credit = 0.0
-        self._next_turn = self._last_reckoned = 0
+        self._last_reckoned = 0
         self._turn_seconds = TURN_SECONDS
-        self.step = 0
-        self.num_steps = 0
+        self.is_on = False
+        self.is_waiting = False  # whether anything is to be compared before an optimizer's step
+        self.num_steps = 0  # of optimizers, counted by whoever calls after each
+        self.next_turn = math.inf  # by that count
         self.summed_bytes = 0
         self._watched_bytes: dict[int, int] = {}
 
     # -- start and stop ----------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Hook the optimizers, and the model where its forward writes buffers."""
-        for optimizer in self._optimizers:
-            self._handles.append(optimizer.register_step_pre_hook(self._before))
-            self._handles.append(optimizer.register_step_post_hook(self._after))
+        """Watch from now on; mark the model where its forward writes buffers."""
+        self.is_on, self.next_turn = bool(self._optimizers), 0 if self._optimizers else math.inf
         if self._model is not None and self._optimizers:
             for module in self._model.modules():
                 if isinstance(module, torch.nn.modules.batchnorm._NormBase):
@@ -109,10 +108,8 @@ class Provenance:
                 self._mark(unwrapped(self._model))
 
     def stop(self) -> None:
-        """Take the hooks off."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        """Watch no more."""
+        self.is_on, self.is_waiting, self.next_turn = False, False, math.inf
         self._pending.clear()
         self._early = []
         if self._marked is not None and self._marked[0]._compiled_call_impl is self._marked[1]:
@@ -146,23 +143,26 @@ class Provenance:
 
     # -- around an optimizer's step ----------------------------------------------------------------------------
 
-    def _before(self, optimizer: Any, *_: Any) -> None:
-        if torch.compiler.is_dynamo_compiling():
+    def before(self, optimizer: Any, *_: Any) -> None:
+        """Compare what was summed after this optimizer's last step, which is about to write again."""
+        if not self.is_waiting or torch.compiler.is_dynamo_compiling():
             return
         pending = self._pending.pop(id(optimizer), None)
+        self.is_waiting = bool(self._pending)
         if pending:
             self._look(pending)
 
-    def _after(self, optimizer: Any, *_: Any) -> None:
-        if torch.compiler.is_dynamo_compiling():
+    def take_turn(self, optimizer: Any) -> None:
+        """Sum what this optimizer has just written, the next part of it, if it is time for that."""
+        if self.num_steps < self.next_turn or not hasattr(optimizer, "register_step_pre_hook"):
             return
-        self.num_steps += 1
-        if self.num_steps < self._next_turn or not self._is_affordable():
+        if not self._is_affordable():
             return
         self._early = []
         began = process_time()
         try:
-            self._pending[id(optimizer)] = self._take_turn(optimizer)
+            self._pending[id(optimizer)] = self._sum_part(optimizer)
+            self.is_waiting = True
         except Exception as error:
             self._fault("provenance", error)
         self._spend(process_time() - began)
@@ -175,7 +175,7 @@ class Provenance:
         self._credit += earned * (self.num_steps - self._last_reckoned)
         self._last_reckoned = self.num_steps
         missing = (self._turn_seconds - self._credit) / earned if earned > 0.0 else 1.0
-        self._next_turn = self.num_steps + max(1, min(MOST_STEPS, math.ceil(missing)))
+        self.next_turn = self.num_steps + max(1, min(MOST_STEPS, math.ceil(missing)))
         return self._credit >= self._turn_seconds
 
     def _spend(self, seconds: float) -> None:
@@ -183,7 +183,7 @@ class Provenance:
         self._charge(seconds)
         self._credit -= seconds
 
-    def _take_turn(self, optimizer: Any) -> list[_Pending]:
+    def _sum_part(self, optimizer: Any) -> list[_Pending]:
         """Sum the next part of the state that is not too small to be worth a turn, or all of it without a budget."""
         taken: list[_Pending] = []
         seen: set[tuple[int, int]] = set()
@@ -195,7 +195,7 @@ class Provenance:
             seen.add((id(tensor), chunk.first))
             sums = bit_sums(tensor, chunk.first, chunk.last)
             self.summed_bytes += size
-            pending = _Pending(chunk, sums, tensor._version, tensor.data_ptr(), tensor.nbytes, self.step)
+            pending = _Pending(chunk, sums, tensor._version, tensor.data_ptr(), tensor.nbytes, self._step())
             (self._early if id(tensor) in self._written_by_model else taken).append(pending)
             left -= size + SMALL_BYTES
             if self._budget is not None and left <= 0:
@@ -265,7 +265,7 @@ class Provenance:
             if self._marked is None and self._model is not None:
                 self._mark(unwrapped(self._model))
         changes = [change for change in changes if id(change.tensor) not in written]
-        report_changes(changes, self.step, self._enter, self._written_before)
+        report_changes(changes, self._step(), self._enter, self._written_before)
         self._written_before |= {id(change.tensor) for change in changes if change.observed or change.bit is None}
 
     @property

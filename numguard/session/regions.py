@@ -94,6 +94,10 @@ class Regions:
         if self._watch is not None:
             self._watch.begin(mode, step, seconds, exhaustive=exhaustive)
 
+    def cost(self, seconds: float) -> float:
+        """Return what the regions of an armed step would cost that fit into so many seconds."""
+        return self._watch.cost(seconds) if self._watch is not None else 0.0
+
     def end(self) -> None:
         """Stop before the step is left."""
         if self._watch is not None:

@@ -14,7 +14,7 @@ from numguard.backends.selection import prepare
 from numguard.checks import REGISTRY, select
 from numguard.finding import Finding
 from numguard.interception.attribution import Attribution, Origin
-from numguard.interception.boundaries import Boundaries, affordable_marks
+from numguard.interception.boundaries import MAX_BLOCKS, Boundaries, affordable_marks
 from numguard.interception.budget import Budget, OwnClock
 from numguard.interception.inspection import Inspector
 from numguard.interception.mailbox import Parcel
@@ -55,6 +55,7 @@ log = logging.getLogger("numguard")
 _AUTOMATIC_BURST: Final = 2  # steps
 _MAX_AUTOMATIC_BURSTS: Final = 3  # per run and cause: not every step may become exhaustive
 _SELF_TEST_EVERY: Final = 1000  # steps
+_FIRST_LOOK: Final = 2  # steps after which their length is asked for, before anything is agreed on
 
 
 class Run:
@@ -82,7 +83,6 @@ class Run:
         self.clock = OwnClock()
         self.budget = Budget(options.budget)
         self.sites = SiteTable()
-        self._hook_seconds = 0.0
         self._new: list[Finding] = []
         self._others: dict[torch._ops.OpOverload, list[int]] = {}
         self._num_bursts: Counter[str] = Counter()
@@ -125,9 +125,11 @@ class Run:
             parts_steps=len(optimizers) == 1 and hasattr(optimizers[0], "register_step_pre_hook"),
             on_enter=lambda *given: self.regions.begin(*given),
             on_leave=lambda: self.regions.end(),
+            region_cost=lambda seconds: self.regions.cost(seconds),
         )
         self.arming.expects_checked = options.checks is None and options.modules is None
-        self.boundaries = self._watch_blocks(model, immediate)
+        self._resting = Resting()
+        self._resting.boundaries = self.boundaries = self._watch_blocks(model, immediate)
         self.regions = self._make_regions(model, names, immediate)
         self.vitals = Vitals(
             mailbox=self.mailbox,
@@ -140,10 +142,10 @@ class Run:
         found, fault, rank = self._loss_alarm, self.health.fault, self.rank.rank
         self.losses = LossWatch(options, self.mailbox, immediate=immediate, found=found, fault=fault, rank=rank)
         self.triggers = Triggers(options.run_dir)
-        self.step_count = StepCount(optimizers, self.arming.before_update, self.arming.after_update)
         self.provenance = self._make_provenance(model, optimizers)
+        around = self.arming.before_update, self.arming.after_update
+        self.step_count = StepCount(optimizers, *around, self.provenance)
         self.updates = Updates(model, optimizers, 0)
-        self._resting = Resting()
 
     # -- construction ------------------------------------------------------------------------------------------
 
@@ -171,8 +173,9 @@ class Run:
             model,
             optimizers,
             budget=self.options.budget,
+            step=lambda: self._resting.current,
             step_seconds=lambda: self.arming.typical_seconds,
-            charge=self._charge_hook,
+            charge=self._resting.charge,
             enter=self.enter,
             fault=self.health.fault,
         )
@@ -186,6 +189,8 @@ class Run:
 
     def _admits(self, origin: Origin, check: str) -> bool:
         modules, skip = self.options.modules, self.options.skip
+        if modules is None and not skip:
+            return True
         if modules is not None and not any(pattern.search(origin.module) for pattern in modules):
             return False
         return not any(pattern.fullmatch(check) or pattern.fullmatch(origin.module) for pattern in skip)
@@ -196,9 +201,6 @@ class Run:
     def _may_wrap(self, call: object) -> bool:
         return self.provenance.owns(call) or (self.boundaries is not None and self.boundaries.owns(call))
 
-    def _charge_hook(self, seconds: float) -> None:
-        self._hook_seconds += seconds
-
     def _quiet(self, on: bool) -> None:
         if self.arming.mode is not None:
             self.arming.mode.active = not on
@@ -206,24 +208,26 @@ class Run:
     def _watch_blocks(self, model: torch.nn.Module | None, immediate: bool) -> Boundaries | None:
         if model is None:
             return None
-        return Boundaries(model, self._charge_hook, self._quiet, self.health.fault, keeps=immediate)
+        return Boundaries(model, self._resting.charge, self._quiet, self.health.fault, keeps=immediate)
 
-    def _thin_out(self) -> None:
-        """Watch as many blocks as a part of the budget pays for, now that the length of a step is known."""
-        self.losses.set_pace(self.options.budget, self.arming.typical_seconds)
-        if self.boundaries is not None and self.options.budget is not None:
-            marks = affordable_marks(self.options.budget, self.arming.typical_seconds, len(self.boundaries.blocks))
-            self.boundaries.thin_out(*marks)
+    def _thin_out(self, *, early: bool = False) -> None:
+        """Watch as many blocks as a part of the budget pays for; early only as many gradients, which cost most."""
+        budget, seconds = self.options.budget, self.arming.typical_seconds
+        if not early:
+            self.losses.set_pace(budget, seconds)
+        if self.boundaries is not None and budget is not None:
+            marks, gradients = affordable_marks(budget, seconds, len(self.boundaries.blocks))
+            self.boundaries.thin_out(MAX_BLOCKS if early else marks, gradients)
 
     # -- life --------------------------------------------------------------------------------------------------
 
     def begin(self, step: int, losses: Any = None) -> None:
         """Write the start, send the planted fault through, and let the loss alarms go on from their state."""
         self.triggers.start()
-        self.step_count.start()
+        self._resting.begin(step)
         if self.options.checks is None:
             self.provenance.start()
-        self.provenance.step = step
+        self.step_count.start()
         self.journal.write(
             "start",
             step=step,
@@ -251,18 +255,18 @@ class Run:
         """Arm the step that begins if it is due; return the next step that needs attention before it begins."""
         self.arming.begin_step(step)
         self.step_count.is_armed = self.arming.is_armed
-        if self.arming.is_armed or not self.inspector.immediate:
+        if self.arming.is_armed or not self.inspector.immediate or self._num_steps < _FIRST_LOOK:
             return 0
         return self.arming.next_due(step, step + MOST_RESTING)
 
-    def rest(self, step: int, loss: Tensor) -> bool:
+    def rest(self, loss: Tensor) -> bool:
         """Put a step aside in which nothing is due; False where it is not such a step after all."""
-        if not self._resting.take(step, loss, self._hook_seconds):
+        if not self._resting.take(loss):
             return False
-        self._hook_seconds, self.provenance.step = 0.0, step + 1
-        self.step_count.stepped()
-        if self.boundaries is not None:
-            self.boundaries.end_step()
+        if self.step_count.is_only:
+            self.step_count.num_untold += 1
+        else:  # one of several may make many steps in the meantime
+            self.step_count.stepped()
         return True
 
     def catch_up(self, began: float) -> float:
@@ -289,11 +293,13 @@ class Run:
         self.mailbox.collect()
         self.losses.expect(step, extra)
         value = self.vitals.end_step(step, loss, searched=armed and self.inspector.searching)
-        own = self.clock.seconds + self._hook_seconds + HOOK_SECONDS
-        self.clock.seconds = self._hook_seconds = 0.0
-        self.provenance.step = step + 1
+        own = self.clock.seconds + self._resting.take_charges() + HOOK_SECONDS
+        self.clock.seconds = 0.0
+        self._resting.begin(step + 1)
         self.arming.end_step(max(elapsed, 1e-9), own, armed=armed)
         self._num_steps += 1
+        if self._num_steps == _FIRST_LOOK:
+            self._thin_out(early=True)
         extra = {name: given for name, given in extra.items() if given is not None}
         if isinstance(extra.get("grad_norm"), Tensor):
             del extra["grad_norm"]  # reading it could wait for the device

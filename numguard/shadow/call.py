@@ -72,6 +72,7 @@ def mutated_arguments(overload: torch._ops.OpOverload) -> tuple[str, ...]:
     )
 
 
+@cache
 def is_repeatable(overload: torch._ops.OpOverload) -> bool:
     """Return whether a second execution of the operator finds the arguments of the first, and leaves them."""
     return not mutated_arguments(overload) and overload._schema.name not in _WRITES_UNSAID
