@@ -28,7 +28,7 @@ GRADIENT_SECONDS: Final = 30e-6  # what a kept gradient costs by itself: autogra
 # By what it makes a step longer: the memory that it occupies is missing where backward would use it again. Measured
 # with a four-block GPT, whose steps of 11 ms one of them made 0.7 % longer; by this it is decided how many are kept.
 GRADIENT_DELAY: Final = 80e-6
-OTHER_SECONDS: Final = 50e-6  # what the guard does in every step besides, losses and hashes among it
+OTHER_SECONDS: Final = 60e-6  # what the guard does in every step besides, losses and hashes among it
 # A class that copies itself in its own way may copy the marked call too, and the copy would call the original.
 _COPYING: Final = ("__getstate__", "__reduce__", "__reduce_ex__", "__deepcopy__", "__copy__", "__setattr__")
 _WRAPPERS: Final = ("module", "_orig_mod", "_fsdp_wrapped_module")

@@ -2,7 +2,7 @@
 
 import statistics
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from numguard.interception.budget import Budget, OwnClock
@@ -127,6 +127,11 @@ class Arming:
     def typical_seconds(self) -> float:
         """Median length of the recent steps without what numguard spent in them, up to a few steps old."""
         return self._typical_seconds
+
+    @property
+    def brief_seconds(self) -> float:
+        """Length that three of four recent steps reach: the first steps of a run are slow."""
+        return sorted(self._typical)[len(self._typical) // 4] if self._typical else 0.0
 
     def _parts(self) -> tuple[Part, ...]:
         return ("model", "update") if self._parts_steps else ("whole",)
@@ -361,3 +366,12 @@ class Arming:
             self._typical_seconds = statistics.median(self._typical)
         if not armed:
             self._resting.append(own)
+
+    def end_resting(self, costs: Sequence[tuple[float, float]]) -> None:
+        """Enter the costs of steps that have ended, elapsed and own, of which none was armed."""
+        self.num_ended += len(costs)
+        for elapsed, own in costs:
+            self.budget.end_step(elapsed, own)
+        self._typical.extend([max(0.0, elapsed - own) for elapsed, own in costs])
+        self._resting.extend([own for _, own in costs])
+        self._typical_seconds = statistics.median(self._typical)

@@ -1,7 +1,7 @@
 """What a session writes down, and how rarely: steps in batches, coverage now and then, findings at once."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -47,6 +47,16 @@ class Journal:
         self._rows.append([step, loss, round(step_seconds, 7), round(own_seconds, 7), int(armed)])
         if extra:
             self._extras[str(step)] = {name: value for name, value in extra.items() if value is not None}
+        if len(self._rows) >= _STEPS_AT_ONCE or time.monotonic() >= self._steps_due:
+            self.flush_steps()
+
+    def resting(self, steps: Iterable[tuple[int, float, float, float]], own_seconds: float) -> None:
+        """Remember steps of which none was armed: number, loss, length and own seconds each; and these so far."""
+        if not self._writes_steps:
+            return
+        for step, loss, seconds, own in steps:
+            own_seconds += own
+            self._rows.append([step, loss, round(seconds, 7), round(own_seconds, 7), 0])
         if len(self._rows) >= _STEPS_AT_ONCE or time.monotonic() >= self._steps_due:
             self.flush_steps()
 

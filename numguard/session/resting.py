@@ -7,6 +7,7 @@ needs is done for a batch of them.
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from time import perf_counter
 from typing import Final, NamedTuple
 
@@ -15,17 +16,17 @@ from torch import Tensor
 from numguard.interception.boundaries import Boundaries
 
 MOST_RESTING: Final = 32  # steps in a row
-HOOK_SECONDS: Final = 2e-6  # what the hooks on an optimizer's step cost while they do nothing
+HOOK_SECONDS: Final = 4e-6  # what the hooks on an optimizer's step cost while they do nothing
 SECONDS: Final = 15e-6 + HOOK_SECONDS  # what such a step costs; asking a clock twice would cost a part of that
 
 
 class RestingStep(NamedTuple):
-    """What is put aside of one step: its number, loss, when it ended, and what hooks have cost in it."""
+    """What is known of one step that was put aside: number, loss, length, and what numguard has cost in it."""
 
     step: int
     loss: float
-    ended: float
-    hook_seconds: float
+    elapsed: float
+    own: float
 
 
 class Resting:
@@ -69,14 +70,29 @@ class Resting:
             self.boundaries.end_step()
         return True
 
-    def drain(self) -> list[RestingStep]:
-        """Return the steps that were put aside, and forget them."""
+    def settle(self, began: float, watch: Callable[[int, float], float]) -> tuple[list[RestingStep], float, float]:
+        """Return the steps that were put aside, when the last of them ended, and what it took to watch their losses.
+
+        Parameters
+        ----------
+        began
+            When the first of them began.
+        watch
+            Takes step and loss; returns the seconds that this took.
+        """
         steps, self._steps = self._steps, []
         charges, self._charges = self._charges, Counter()
         if len(steps) in charges:  # of the step that goes on
             self._charges[0] = charges[len(steps)]
-        first, self._first = self._first, self._first + len(steps)
-        return [RestingStep(first + at, *steps[at], float(charges[at])) for at in range(len(steps))]
+        settled, watching = [], 0.0
+        for at, (loss, ended) in enumerate(steps):
+            seconds = watch(self._first + at, loss)
+            watching += seconds
+            own = charges[at] + SECONDS + seconds
+            settled.append(RestingStep(self._first + at, loss, max(ended - began, 1e-9), own))
+            began = ended
+        self._first += len(steps)
+        return settled, began, watching
 
     def take_charges(self) -> float:
         """Return what hooks have cost in the present step, where no step is put aside, and forget it."""

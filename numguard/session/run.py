@@ -40,7 +40,7 @@ from numguard.session.options import GuardOptions
 from numguard.session.overhead import Overhead
 from numguard.session.provenance import Provenance
 from numguard.session.regions import Regions
-from numguard.session.resting import HOOK_SECONDS, MOST_RESTING, SECONDS, Resting
+from numguard.session.resting import HOOK_SECONDS, MOST_RESTING, Resting
 from numguard.session.self_test import is_planted, planted_overload
 from numguard.session.step_count import StepCount
 from numguard.session.triggers import Triggers
@@ -212,7 +212,7 @@ class Run:
 
     def _thin_out(self, *, early: bool = False) -> None:
         """Watch as many blocks as a part of the budget pays for; early only as many gradients, which cost most."""
-        budget, seconds = self.options.budget, self.arming.typical_seconds
+        budget, seconds = self.options.budget, self.arming.brief_seconds
         if not early:
             self.losses.set_pace(budget, seconds)
         if self.boundaries is not None and budget is not None:
@@ -270,22 +270,15 @@ class Run:
         return True
 
     def catch_up(self, began: float) -> float:
-        """Enter the steps that were put aside; return when the last of them ended.
-
-        Parameters
-        ----------
-        began
-            When the first of them began.
-        """
-        for resting in self._resting.drain():
-            elapsed = max(resting.ended - began, 1e-9)
-            began = resting.ended
-            watching = self.losses.take(resting.step, resting.loss)
-            self.clock.add(-watching)  # it belongs to the step that rested, not to the one that catches up
-            self.arming.end_step(elapsed, resting.hook_seconds + SECONDS + watching, armed=False)
-            self._num_steps += 1
-            self.journal.step(resting.step, resting.loss, elapsed, self.budget.own_seconds, False, {})
-        return began
+        """Enter the steps that were put aside since ``began``; return when the last of them ended."""
+        steps, ended, watching = self._resting.settle(began, self.losses.take)
+        if steps:
+            self.clock.add(-watching)  # it belongs to the steps that rested, not to the one that catches up
+            own = self.budget.own_seconds
+            self.arming.end_resting([(step.elapsed, step.own) for step in steps])
+            self._num_steps += len(steps)
+            self.journal.resting(steps, own)
+        return ended
 
     def end_step(self, step: int, loss: Any, elapsed: float, armed: bool, extra: Mapping[str, Any]) -> None:
         """Close a step: numbers, cost, records, and whatever has arrived from the device."""
