@@ -24,6 +24,10 @@ _OFFSETS = 64  # drawn at once
 UNKNOWN_SECONDS = 1e-3  # what the first check of all is taken to cost; later first checks, as the others do
 
 
+def _may_come(site: Site, part: Part) -> bool:
+    return site.calls_per_step > 0.0 and (part == "whole" or site.in_update == (part == "update"))
+
+
 class Sampler:
     """Plans the checks of armed steps within a quota of seconds.
 
@@ -105,11 +109,7 @@ class Sampler:
         if self._num_plans % FORGET_EVERY == 0:
             sites.forget_siteless()
         self._known = sites.told_apart()
-        known = [
-            site
-            for site in sites
-            if site.calls_per_step > 0.0 and (part == "whole" or site.in_update == (part == "update"))
-        ]
+        known = [site for site in sites if _may_come(site, part)]
         measured = [site.seconds for site in sites if site.seconds > 0.0]
         self._unknown = statistics.fmean(measured) if measured else UNKNOWN_SECONDS
         fresh = [site for site in known if site.is_fresh]
@@ -127,6 +127,11 @@ class Sampler:
             chosen.append(site)
             site.was_wanted = True
         self._choose_calls(chosen, quota_seconds - planned)
+
+    def seconds_of_all(self, sites: SiteTable, *, part: Part = "whole") -> float:
+        """Return what checks of all calls of a step would cost that can be checked in it."""
+        calls = [(site, min(site.calls_per_step, MOST_CALLS)) for site in sites if _may_come(site, part)]
+        return sum((site.seconds or self._unknown) * number for site, number in calls)
 
     def _choose_calls(self, sites: list[Site], spare_seconds: float) -> None:
         """Pick calls of each site: by their turns, where the calls of its operator have been told apart lately."""

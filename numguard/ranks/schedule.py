@@ -38,7 +38,13 @@ def _phase(seed: int) -> int:
     return int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "little")
 
 
-def interval_for(share: float, step_seconds: float, resting_seconds: float, arming_seconds: float) -> int:
+def interval_for(
+    share: float,
+    step_seconds: float,
+    resting_seconds: float,
+    arming_seconds: float,
+    checking_seconds: float | None = None,
+) -> int:
     """Return every how many steps one can afford to arm, or 0 where the budget does not allow it at all.
 
     Parameters
@@ -51,15 +57,23 @@ def interval_for(share: float, step_seconds: float, resting_seconds: float, armi
         What an unarmed step costs.
     arming_seconds
         What an armed step costs before it has checked anything: the mode's pass over every operator.
+    checking_seconds
+        What checks of all its calls would cost; None where that is not known yet.
 
     Notes
     -----
-    An armed step should spend most of its cost on checks, hence three times ``arming_seconds`` where that can be
-    had within 200 steps, and any positive remainder where it cannot.
+    Rarely armed steps lose little to ``arming_seconds``, until there is no call left that they could check; steps that
+    are armed often find a fault earlier. So the shortest interval is taken that buys nine tenths of the checks that the
+    best one does; while it is not known what checks cost, three times ``arming_seconds`` where that can be had within
+    200 steps, and any positive remainder where it cannot.
     """
     earned = SPARE * share * step_seconds - resting_seconds
     if earned <= 0.0:
         return 0
+    if checking_seconds:
+        bought = [min(interval * earned - arming_seconds, checking_seconds) / interval for interval in INTERVALS]
+        if EPOCH * earned >= 3.0 * arming_seconds:
+            return next(i for i, worth in zip(INTERVALS, bought, strict=True) if worth >= 0.9 * max(bought))
     for interval in INTERVALS:
         if interval * earned >= 3.0 * arming_seconds:
             return interval

@@ -140,10 +140,12 @@ class Arming:
         if self.budget.share is None:
             return 1
         resting = statistics.median(self._resting) if self._resting else 0.0
-        fixed = self._fixed["whole"]
+        fixed, checking = self._fixed["whole"], self._sampler.seconds_of_all(self.sites)
         if self._parts_steps:
             fixed = (self._fixed["update"] + (UPDATE_EVERY - 1) * self._fixed["model"]) / UPDATE_EVERY
-        return interval_for(self.budget.share, self.typical_seconds, resting, fixed)
+            update = self._sampler.seconds_of_all(self.sites, part="update")
+            checking = (update + (UPDATE_EVERY - 1) * (checking - update)) / UPDATE_EVERY
+        return interval_for(self.budget.share, self.typical_seconds, resting, fixed, checking)
 
     def shortfall(self) -> str | None:
         """Return why no step is armed where the budget does not pay for one, with the budget that would."""
@@ -225,7 +227,7 @@ class Arming:
         with self.clock:
             self._part = "whole" if exhaustive else self._part
             most = 0.0 if self._part == "update" else REGIONS * quota
-            regions = min(most, 2.0 * self._region_cost(most))  # twice, for they are estimates
+            regions = min(most, 1.25 * self._region_cost(most))  # a little more, for they are estimates
             self._sampler.plan(self.sites, quota - regions, exhaustive=exhaustive, part=self._part)
             self._inspector.begin_step(step, exhaustive=exhaustive)
             mode = self._make_mode()

@@ -13,7 +13,7 @@ from numguard.finding import Finding
 from numguard.interception.mailbox import Mailbox
 from numguard.session.options import GuardOptions
 
-PART: Final = 0.2  # of the budget that the detectors may cost
+PART: Final = 0.1  # of the budget that the detectors may cost
 _SLOWEST: Final = 8  # steps of which one is looked at, at least: steps that are shorter pay for no check either
 _MOST_WAITING: Final = 4_096  # steps whose loss is on its way from the device
 _NUMBERS: Final = ("lr", "tokens", "loss_scale", "grad_norm")

@@ -191,5 +191,5 @@ def test_fewer_blocks_are_watched_where_steps_are_short() -> None:
     marks.thin_out(1)
     assert [marks.names[place] for place in marks.watched] == ["head"]
     assert affordable_marks(0.01, 1.0, 8) == (8, 55)
-    assert affordable_marks(0.01, 0.01, 8) == (7, 0)
+    assert affordable_marks(0.01, 0.01, 8) == (6, 0)
     assert affordable_marks(0.01, 0.001, 8) == (0, 0)

@@ -54,6 +54,25 @@ def test_an_interval_is_one_that_the_budget_pays_for(
         assert earned <= 0.0 or EPOCH * earned < 2.0 * arming_seconds
 
 
+@given(
+    earned=st.floats(min_value=1e-5, max_value=1.0),
+    arming_seconds=st.floats(min_value=1e-4, max_value=0.5),
+    checking_seconds=st.floats(min_value=1e-4, max_value=10.0),
+)
+def test_an_interval_buys_nearly_as_many_checks_as_the_best(
+    earned: float, arming_seconds: float, checking_seconds: float
+) -> None:
+    interval = interval_for(0.01, earned / (0.01 * SPARE), 0.0, arming_seconds, checking_seconds)
+
+    def bought(every: int) -> float:
+        return min(every * earned - arming_seconds, checking_seconds) / every
+
+    if EPOCH * earned >= 3.0 * arming_seconds * (1.0 + 1e-9):
+        best = max(map(bought, INTERVALS))
+        assert bought(interval) >= 0.9 * best * (1.0 - 1e-9)
+        assert all(bought(shorter) < 0.9 * best * (1.0 + 1e-9) for shorter in INTERVALS if shorter < interval)
+
+
 @given(st.floats(min_value=1e-4, max_value=0.5), st.floats(min_value=1e-4, max_value=10.0))
 def test_a_larger_budget_never_arms_less_often(share: float, step_seconds: float) -> None:
     often, rarely = (interval_for(s, step_seconds, 2e-5, 5e-3) for s in (2.0 * share, share))
