@@ -1,6 +1,7 @@
 """Calls that the twin judges in one pass: the same shadows and bounds as the general formulas, and right ones."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from numguard.checks import REGISTRY
 from numguard.checks.check import Check, Probe
 from numguard.checks.examination import perform
 from numguard.shadow.arithmetic import Arithmetic
-from numguard.shadow.call import OpCall, overload_name, tensors_in
+from numguard.shadow.call import OpCall, bind, overload_name, tensors_in
 from numguard.shadow.comparison import Comparison, JudgedComparison
 from numguard.shadow.routes import NATIVE, NUMPY
 from numguard.shadow.verdict import Verdict, evaluate, evaluate_on_host
@@ -270,3 +271,27 @@ def test_every_other_element_of_a_vector_is_judged_where_it_lies() -> None:
             assert 500 <= comparison.computed.numel() < 5000
             assert comparison.computed.is_contiguous()
             assert not evaluate_on_host(comparison).wrong
+
+
+@pytest.mark.parametrize("limit", [4096.0, 65536.0, float("inf")])
+@pytest.mark.parametrize("op", [aten.mm.default, aten.addmm.default, aten.bmm.default])
+def test_products_of_one_layout_are_judged_each_on_its_own(op: Any, limit: float) -> None:
+    """The plan of a layout is shared: addresses and the rows that an offset picks are each call's own."""
+    draw = _drawn(torch.float32)
+    lead = (3,) if op is aten.bmm.default else ()
+    check = next(check for check in REGISTRY.values() if overload_name(op) in check.ops)
+    added = (draw(40),) if op is aten.addmm.default else ()
+    for offset in (0.0, 0.37, 0.999):
+        factors = (*added, draw(*lead, 30, 24), draw(*lead, 24, 40))
+        result = op(*factors)
+        call = OpCall(overload=op, arguments=bind(op, factors, {}), output=result)
+        probe = Probe(arithmetic=NATIVE, limit=limit, offset=offset)
+        comparisons = list(check.judge(call, None, probe))
+        assert all(isinstance(comparison, JudgedComparison) for comparison in comparisons)
+        general = list(check.judge(call, None, replace(probe, arithmetic=NUMPY)))
+        for judged, known in zip(comparisons, general, strict=True):
+            torch.testing.assert_close(judged.exact.reshape(-1), known.exact.reshape(-1), rtol=1e-13, atol=1e-12)
+            assert torch.equal(judged.computed.double().reshape(-1), known.computed.double().reshape(-1))
+            assert not Verdict._make(judged.verdict).wrong
+        result += 1.0
+        assert any(Verdict._make(judged.verdict).wrong for judged in check.judge(call, None, probe))
