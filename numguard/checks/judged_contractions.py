@@ -166,11 +166,13 @@ class _Plan(NamedTuple):
 
 
 def _plan(
-    layouts: Sequence[Layout | None], scalars: tuple[float, float], flags: tuple[Flags, bool], probe: Probe
+    layouts: tuple[Layout, Layout, Layout, Layout | None],
+    scalars: tuple[float, float],
+    flags: tuple[Flags, bool],
+    probe: Probe,
 ) -> _Plan | None:
     """Return the plan for factors, result and addend; None where something about them is not plain."""
     a, b, result, added = layouts
-    assert a is not None and b is not None and result is not None  # noqa: PT018
     dtype, sizes, _ = a
     if not dtype.is_floating_point or dtype != b[0] or dtype.itemsize == 1 or 0 in result[1] or not sizes[-1]:
         return None
