@@ -93,7 +93,6 @@ class Provenance:
         self.num_steps = 0  # of optimizers, counted by whoever calls after each
         self.next_turn = math.inf  # by that count
         self.summed_bytes = 0
-        self._watched_bytes: dict[int, int] = {}
 
     # -- start and stop ----------------------------------------------------------------------------------------
 
@@ -215,31 +214,30 @@ class Provenance:
                     yield chunk
 
     def _chunks(self, optimizer: Any) -> Iterator[Chunk]:
-        tensors = [entry for entry in self._tensors(optimizer) if can_be_summed(entry[2])]
-        self._watched_bytes[id(optimizer)] = sum(tensor.nbytes for _, _, tensor in tensors)
-        for name, what, tensor in tensors:
+        for name, what, tensor in self._tensors(optimizer):
+            if not can_be_summed(tensor):
+                continue
             for first in range(0, tensor.nbytes, CHUNK_BYTES):
                 last = min(first + CHUNK_BYTES, tensor.nbytes)
                 yield Chunk(name=name, what=what, tensor=tensor, first=first, last=last)
 
-    def _tensors(self, optimizer: Any) -> list[tuple[str, str, Tensor]]:
-        found: list[tuple[str, str, Tensor]] = []
+    def _tensors(self, optimizer: Any) -> Iterator[tuple[str, str, Tensor]]:
+        """Yield name, kind and tensor of all that is watched, as they are asked for: a list would cost a millisecond."""
         for number, group in enumerate(optimizer.param_groups):
             for place, parameter in enumerate(group["params"]):
                 name = self._names.get(id(parameter), f"group {number}, parameter {place}")
-                found.append((name, "parameter", parameter))
-                for key, value in optimizer.state.get(parameter, {}).items():
+                yield name, "parameter", parameter
+                for key, value in list(optimizer.state.get(parameter, {}).items()):
                     if isinstance(value, Tensor):
-                        found.append((f"{key} of {name}", "moment", value))
+                        yield f"{key} of {name}", "moment", value
         if self._model is not None and optimizer is self._optimizers[0]:
             known = {id(p) for o in self._optimizers for group in o.param_groups for p in group["params"]}
-            found += [(n, "parameter", p) for n, p in self._model.named_parameters() if id(p) not in known]
-            found += [
+            yield from [(n, "parameter", p) for n, p in self._model.named_parameters() if id(p) not in known]
+            yield from [
                 (name, "buffer", buffer)
                 for name, buffer in self._model.named_buffers()
                 if id(buffer) not in self._written_by_model or self._marked is not None
             ]
-        return found
 
     # -- comparing ---------------------------------------------------------------------------------------------
 
@@ -271,7 +269,9 @@ class Provenance:
     @property
     def share_per_step(self) -> float:
         """Share of all watched bytes that was summed per optimizer step so far."""
-        watched = self.num_steps * sum(self._watched_bytes.values()) / max(1, len(self._watched_bytes))
+        tensors = (tensor for optimizer in self._optimizers for _, _, tensor in self._tensors(optimizer))
+        num_bytes = sum(tensor.nbytes for tensor in tensors if can_be_summed(tensor))
+        watched = self.num_steps * num_bytes / max(1, len(self._optimizers))
         return self.summed_bytes / watched if watched else 0.0
 
 

@@ -25,6 +25,7 @@ from numguard.interception.sampling import Sampler
 from numguard.interception.sites import SiteTable
 from numguard.interception.unchecked import reasons
 from numguard.ranks import Schedule, agreement_for, this_rank
+from numguard.ranks.schedule import EPOCH, FIRST_AGREEMENT
 from numguard.records import EventLog, Log, MemoryLog, next_attempt, read_accepted
 from numguard.report import plain_report, summarise
 from numguard.session.arming import Arming
@@ -278,6 +279,8 @@ class Run:
             self.arming.end_resting([(step.elapsed, step.own) for step in steps])
             self._num_steps += len(steps)
             self.journal.resting(steps, own)
+            if FIRST_AGREEMENT < self._num_steps < EPOCH:  # the first steps may have been slow
+                self._thin_out()
         return ended
 
     def end_step(self, step: int, loss: Any, elapsed: float, armed: bool, extra: Mapping[str, Any]) -> None:
