@@ -222,7 +222,7 @@ class Provenance:
                 yield Chunk(name=name, what=what, tensor=tensor, first=first, last=last)
 
     def _tensors(self, optimizer: Any) -> Iterator[tuple[str, str, Tensor]]:
-        """Yield name, kind and tensor of all that is watched, as they are asked for: a list would cost a millisecond."""
+        """Yield name, kind and tensor of what is watched, as they are asked for: a list would cost a millisecond."""
         for number, group in enumerate(optimizer.param_groups):
             for place, parameter in enumerate(group["params"]):
                 name = self._names.get(id(parameter), f"group {number}, parameter {place}")
