@@ -108,9 +108,8 @@ def audit(
     """
     allowed = _allowed_seconds(seconds, level)
     chosen, running = _chosen(device, level, families, only), _running(level, families, parts, only)
-    accepted = {} if baseline is None else read_accepted(baseline)
-    if known:
-        accepted = {**known_defects(torch.__version__, device), **accepted}
+    accepted = known_defects(torch.__version__, device) if known else {}
+    accepted |= {} if baseline is None else read_accepted(baseline)
     table = Timetable(running, allowed)
     workers = num_workers or len(os.sched_getaffinity(0))
     with Pool(workers, _SECONDS_OF_TRIAL[level]) as pool:
@@ -118,9 +117,9 @@ def audit(
         discoveries = discoveries_of(harvest.sightings)
         fresh = [entry for entry in discoveries if entry.worst.fingerprint not in accepted]
         scripts = reproducers_of(pool, fresh, table.end_of("reproducers"), _SECONDS_OF_SHRINKING[level])
-    seen = [entry.worst.fingerprint for entry in discoveries if entry.worst.fingerprint in accepted]
     findings = [finding_of(e, n, device, scripts.get(e.worst.fingerprint, {})) for n, e in enumerate(fresh, 1)]
-    reasons = {fingerprint: accepted[fingerprint] for fingerprint in seen}
+    fingerprints = (entry.worst.fingerprint for entry in discoveries)
+    reasons = {fingerprint: accepted[fingerprint] for fingerprint in fingerprints if fingerprint in accepted}
     return _reported(harvest, findings, reasons, device=device, level=level, workers=workers, seconds=table.elapsed)
 
 

@@ -20,9 +20,14 @@ def spacing(count: int, cost: float, limit: float) -> int:
     return -(-count // max(1, int(limit // max(cost, 1.0))))
 
 
+def first_of(step: int, count: int, offset: float) -> int:
+    """Return the row from which on one of ``step`` is taken: an offset in [0, 1) picks it."""
+    return min(int(offset * step), count - 1)
+
+
 def every(step: int, count: int, offset: float) -> slice:
     """Return one of ``step`` rows, from one on that an offset in [0, 1) picks."""
-    return slice(None) if step == 1 else slice(min(int(offset * step), count - 1), None, step)
+    return slice(None) if step == 1 else slice(first_of(step, count, offset), None, step)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ kept as a plan; a call adds where its tensors lie and which rows an offset picks
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from operator import mul
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from numguard.backends.dot import dtype_number
-from numguard.checks.check import Probe
+from numguard.checks.check import Probe, first_of
 from numguard.checks.freivalds import first_sign
 from numguard.checks.judged_products import checksum_of, comparison_of, judging
 from numguard.checks.matmul_precision import (
@@ -55,29 +55,6 @@ Layout = tuple[torch.dtype, torch.Size, tuple[int, ...]]
 
 def _layout(tensor: Tensor) -> Layout:
     return tensor.dtype, tensor.shape, tensor.stride()
-
-
-@lru_cache(maxsize=4096)
-def _records(
-    dtypes: tuple[torch.dtype, torch.dtype],
-    flags: Flags,
-    adds: bool,
-    scalars: tuple[float, float],
-    num_terms: int,
-    num_rows: int,
-    heights: tuple[int, int],
-    flushes: bool,
-) -> "tuple[Precision, Judging, Judging]":
-    """Return the models, and what elements and checksums over ``num_rows`` rows are judged by."""
-    dtype, output = dtypes
-    precision = with_stored_sums(precision_of(dtype, output, "cpu", flags), output, adds=adds, num_sums=1)
-    alpha, beta = scalars
-    propagates = dtype != torch.float64 and alpha != 0
-    return (
-        precision,
-        judging(precision, output, num_terms + 1, 1, alpha, beta, (0, heights[1]), flushes, False, propagates),
-        judging(precision, output, num_terms, num_rows, alpha, beta, heights, flushes, False, False),
-    )
 
 
 class _Grid(NamedTuple):
@@ -126,9 +103,8 @@ class _Part:
 
     def begin(self, offset: float) -> tuple[int, int, int]:
         """Return the first batch, row and column that an offset picks."""
-        (batches, rows, columns), (batch, row, column) = self._shape, self._spacing
-        batch, row, column = int(offset * batch), int(offset * row), int(offset * column)
-        return min(batch, batches - 1), min(row, rows - 1), min(column, columns - 1)
+        batch, row, column = map(first_of, self._spacing, self._shape, (offset, offset, offset))
+        return batch, row, column
 
     def num_rows(self, begin: tuple[int, int, int]) -> int:
         """Return how many rows there are from ``begin`` on."""
@@ -157,12 +133,14 @@ class _Part:
 
 
 class _Plan(NamedTuple):
-    """How products of one layout are judged within one limit."""
+    """How products of one layout are judged within one limit; sums are judged by the number of their rows."""
 
     least: int
+    precision: Precision
     elements: _Part
+    by: "Judging"
     summed: _Part | None
-    records: "Callable[[int], tuple[Precision, Judging, Judging]]"
+    by_sums: "Callable[[int], Judging]"
 
 
 def _plan(
@@ -183,28 +161,26 @@ def _plan(
     grids = [*map(_grid, (a, b, result)), None if added is None else _grid(added, is_spread=True)]
     if None in grids[:3] or (added is not None and grids[3] is None):
         return None
-    height = probe.arithmetic.height
+    height, (alpha, beta), (rounds, flushes) = probe.arithmetic.height, scalars, flags
+    precision = with_stored_sums(
+        precision_of(dtype, result[0], "cpu", rounds), result[0], adds=added is not None, num_sums=1
+    )
+    terms_height, propagates = height(num_terms), dtype != torch.float64 and alpha != 0
+    by = partial(judging, precision, result[0])
 
     @cache
-    def records(num_rows: int) -> "tuple[Precision, Judging, Judging]":
-        return _records(
-            (dtype, result[0]),
-            flags[0],
-            added is not None,
-            scalars,
-            num_terms,
-            num_rows,
-            (height(num_rows), height(num_terms)),
-            flags[1],
-        )
+    def by_sums(num_rows: int) -> "Judging":
+        return by(num_terms, num_rows, alpha, beta, (height(num_rows), terms_height), flushes, False, False)
 
     spaced = element_spacing(shape, num_terms, probe.limit)
     covered = None if spaced.complete else checksum_spacing(shape, num_terms, probe.limit)
     return _Plan(
         operations_of_an_element(num_terms),
+        precision,
         _Part(grids, shape, num_terms, spaced),
+        by(num_terms + 1, 1, alpha, beta, (0, terms_height), flushes, False, propagates),
         None if covered is None else _Part(grids, shape, num_terms, covered),
-        records,
+        by_sums,
     )
 
 
@@ -234,22 +210,18 @@ def judged_contraction(call: OpCall, probe: Probe) -> Sequence[JudgedComparison]
     probe.afford(plan.least)
     tensors = (a, b, result, added)
     addresses = [tensor.data_ptr() for tensor in tensors if tensor is not None]
-    elements, summed = plan.elements, plan.summed
-    begin = elements.begin(probe.offset)
-    covered = None if summed is None else summed.begin(probe.offset)
-    precision, by, summed_by = plan.records(1 if summed is None or covered is None else summed.num_rows(covered))
+    begin, summed, summed_by = plan.elements.begin(probe.offset), None, None
+    if plan.summed is not None:
+        covered = plan.summed.begin(probe.offset)
+        summed, summed_by = plan.summed.placed(covered, addresses), plan.by_sums(plan.summed.num_rows(covered))
     judged = fused.parts(
-        tensors,
-        elements.placed(begin, addresses),
-        by,
-        None if summed is None or covered is None else summed.placed(covered, addresses),
-        summed_by,
-        first_sign(probe.offset),
+        tensors, plan.elements.placed(begin, addresses), plan.by, summed, summed_by, first_sign(probe.offset)
     )
     if judged is None:
         return None
     found, sums = judged
-    comparisons = [comparison_of("result", partial(elements.view, result, begin), found, by, precision)]
-    if sums is not None:
-        comparisons.append(checksum_of(sums, summed_by, precision))
+    view = partial(plan.elements.view, result, begin)
+    comparisons = [comparison_of("result", view, found, plan.by, plan.precision)]
+    if sums is not None and summed_by is not None:
+        comparisons.append(checksum_of(sums, summed_by, plan.precision))
     return comparisons
