@@ -43,8 +43,8 @@ from numguard.session.provenance import Provenance
 from numguard.session.regions import Regions
 from numguard.session.resting import HOOK_SECONDS, MOST_RESTING, Resting
 from numguard.session.self_test import is_planted, planted_overload
-from numguard.session.step_count import StepCount
 from numguard.session.triggers import Triggers
+from numguard.session.update_hooks import UpdateHooks
 from numguard.session.updates import Updates
 from numguard.session.vitals import Nonfinite, Vitals
 from numguard.session.wording import nonfinite_fields
@@ -145,7 +145,7 @@ class Run:
         self.triggers = Triggers(options.run_dir)
         self.provenance = self._make_provenance(model, optimizers)
         around = self.arming.before_update, self.arming.after_update
-        self.step_count = StepCount(optimizers, *around, self.provenance)
+        self.update_hooks = UpdateHooks(optimizers, *around, self.provenance)
         self.updates = Updates(model, optimizers, 0)
 
     # -- construction ------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ class Run:
         self._resting.begin(step)
         if self.options.checks is None:
             self.provenance.start()
-        self.step_count.start()
+        self.update_hooks.start()
         self.journal.write(
             "start",
             step=step,
@@ -255,7 +255,7 @@ class Run:
     def begin_step(self, step: int) -> int:
         """Arm the step that begins if it is due; return the next step that needs attention before it begins."""
         self.arming.begin_step(step)
-        self.step_count.is_armed = self.arming.is_armed
+        self.update_hooks.is_armed = self.arming.is_armed
         if self.arming.is_armed or not self.inspector.immediate or self._num_steps < _FIRST_LOOK:
             return 0
         return self.arming.next_due(step, step + MOST_RESTING)
@@ -264,10 +264,10 @@ class Run:
         """Put a step aside in which nothing is due; False where it is not such a step after all."""
         if not self._resting.take(loss):
             return False
-        if self.step_count.is_only:
-            self.step_count.num_untold += 1
+        if self.update_hooks.is_only:
+            self.update_hooks.num_untold += 1
         else:  # one of several may make many steps in the meantime
-            self.step_count.stepped()
+            self.update_hooks.stepped()
         return True
 
     def catch_up(self, began: float) -> float:
@@ -312,11 +312,11 @@ class Run:
 
     def poll(self, step: int) -> None:
         """Between two steps: requests from outside, and the planted fault now and then."""
-        self.step_count.stepped()
+        self.update_hooks.stepped()
         asked = self.triggers.asked()
         if asked is not None:
             self.burst(step, *asked)
-        self._complain(step, self.step_count.complaint())
+        self._complain(step, self.update_hooks.complaint())
         if self._num_steps >= self._next_test:  # not every step comes here: resting ones do not
             self._next_test += _SELF_TEST_EVERY
             self.health.test(step)
@@ -333,14 +333,14 @@ class Run:
     def pause(self, step: int) -> None:
         """Leave the mode, silence the hooks."""
         self.arming.suspend()
-        self.step_count.enabled = False
+        self.update_hooks.enabled = False
         if self.boundaries is not None:
             self.boundaries.enabled = False
         self.journal.write("pause", step=step)
 
     def resume(self, step: int) -> None:
         """Let the hooks speak again, and enter the mode for the rest of a step that was armed."""
-        self.step_count.enabled = True
+        self.update_hooks.enabled = True
         if self.boundaries is not None:
             self.boundaries.enabled = True
         self.journal.write("resume", step=step)
@@ -352,11 +352,11 @@ class Run:
         self.health.test(step)
         self.mailbox.close()
         self.health.close(step)
-        self._complain(step, self.step_count.complaint(at_end=True))
+        self._complain(step, self.update_hooks.complaint(at_end=True))
         if self.boundaries is not None:
             self.boundaries.remove()
         self.triggers.stop()
-        self.step_count.stop()
+        self.update_hooks.stop()
         self.provenance.stop()
         self._write_updates(step)
         self._write_findings(at_end=True)

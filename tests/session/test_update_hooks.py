@@ -3,7 +3,7 @@
 import torch
 
 from numguard.session.provenance import Provenance
-from numguard.session.step_count import StepCount
+from numguard.session.update_hooks import UpdateHooks
 
 
 def counted(num_updates: int, num_rested: int, *, at_end: bool = False, told: bool = True) -> str | None:
@@ -21,7 +21,7 @@ def counted(num_updates: int, num_rested: int, *, at_end: bool = False, told: bo
         fault=lambda *given: failures.append(given),
     )
     calls: list[str] = []
-    count = StepCount([optimizer], lambda: calls.append("before"), lambda: calls.append("after"), provenance)
+    count = UpdateHooks([optimizer], lambda: calls.append("before"), lambda: calls.append("after"), provenance)
     provenance.start()
     count.start()
     count.is_armed = True

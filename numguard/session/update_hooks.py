@@ -18,8 +18,8 @@ _PATIENCE: Final = 40  # steps of one optimizer without one of the guard: no acc
 _is_compiling = torch.compiler.is_dynamo_compiling
 
 
-class StepCount:
-    """Counts optimizer steps since the guard's last step.
+class UpdateHooks:
+    """One hook before and one after each update of the optimizers, and the count of updates between two steps.
 
     Parameters
     ----------
