@@ -21,11 +21,6 @@ class Block(NamedTuple):
     rows: slice = ALL
     columns: slice = ALL
 
-    @property
-    def complete(self) -> bool:
-        """True where nothing is left out."""
-        return self.rows == ALL and self.columns == ALL and self.batches == ALL
-
     def of(self, gemm: Gemm) -> Gemm:
         """Return the product restricted to this block, as views."""
         added = None if gemm.added is None else self.cut(gemm.added)

@@ -18,6 +18,7 @@ LOOK_SECONDS: Final = 8e-6  # to tell where a call came from and that it is not 
 COUNT_SECONDS: Final = 2e-6  # to tell by its turn alone that a call is not wanted
 UPDATE_EVERY: Final = 4  # armed steps of which one looks at the optimizer, where a step is armed in parts
 REGIONS: Final = 0.3  # of the quota of an armed step goes into regions, if they need as much
+REGION_SPARE: Final = 1.25  # of what regions are expected to cost: it is an estimate
 _RECENT: Final = 50
 _FEW: Final = 15  # armed steps
 _REFRESHED_EVERY: Final = 8  # steps
@@ -116,7 +117,6 @@ class Arming:
         self.burst_left = 0
         self.num_armed = 0
         self.num_ended = 0  # in this attempt: what the schedule goes by, however the loop numbers its steps
-        self.num_unaffordable = 0
         self.num_empty = 0
         self.expects_checked = True  # not where the user has picked a few checks: their operators may not occur
         self.missed_agreements = 0
@@ -206,8 +206,6 @@ class Arming:
                 self._arm(step, max(quota, 0.0), exhaustive=False)
             elif quota > 0.0 and not self._should_wait(quota):
                 self._arm(step, quota, exhaustive=False)
-            else:
-                self.num_unaffordable += 1
 
     def _should_wait(self, quota: float) -> bool:
         """Return whether to pass over one armed step, so that the next spends more of its cost on checks."""
@@ -227,7 +225,7 @@ class Arming:
         with self.clock:
             self._part = "whole" if exhaustive else self._part
             most = 0.0 if self._part == "update" else REGIONS * quota
-            regions = min(most, 1.25 * self._region_cost(most))  # a little more, for they are estimates
+            regions = min(most, REGION_SPARE * self._region_cost(most))
             self._sampler.plan(self.sites, quota - regions, exhaustive=exhaustive, part=self._part)
             self._inspector.begin_step(step, exhaustive=exhaustive)
             mode = self._make_mode()

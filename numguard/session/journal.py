@@ -44,19 +44,22 @@ class Journal:
         """Remember one step, and write the batch when it is full or old."""
         if not self._writes_steps:
             return
-        self._rows.append([step, loss, round(step_seconds, 7), round(own_seconds, 7), int(armed)])
         if extra:
             self._extras[str(step)] = {name: value for name, value in extra.items() if value is not None}
-        if len(self._rows) >= _STEPS_AT_ONCE or time.monotonic() >= self._steps_due:
-            self.flush_steps()
+        self._remember([_row(step, loss, step_seconds, own_seconds, armed=armed)])
 
     def resting(self, steps: Iterable[tuple[int, float, float, float]], own_seconds: float) -> None:
         """Remember steps of which none was armed: number, loss, length and own seconds each; and these so far."""
         if not self._writes_steps:
             return
+        rows = []
         for step, loss, seconds, own in steps:
             own_seconds += own
-            self._rows.append([step, loss, round(seconds, 7), round(own_seconds, 7), 0])
+            rows.append(_row(step, loss, seconds, own_seconds, armed=False))
+        self._remember(rows)
+
+    def _remember(self, rows: list[list[Any]]) -> None:
+        self._rows += rows
         if len(self._rows) >= _STEPS_AT_ONCE or time.monotonic() >= self._steps_due:
             self.flush_steps()
 
@@ -93,3 +96,8 @@ class Journal:
     def write(self, event: str, **fields: Any) -> bool:
         """Write one event; never raises."""
         return self.log.write(event, **fields)
+
+
+def _row(step: int, loss: float | None, seconds: float, own_seconds: float, *, armed: bool) -> list[Any]:
+    """Return one step as the event of a batch of them holds it."""
+    return [step, loss, round(seconds, 7), round(own_seconds, 7), int(armed)]
