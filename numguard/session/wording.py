@@ -64,10 +64,10 @@ def _excuse(observation: Observation) -> str:
 
 def advice_for(observation: Observation, rank: Rank) -> str:
     """Return what to do about it."""
-    clean = observation.site.last_clean_step
+    # Of which step is said once, by the report: it knows every place that the fault has reached by then.
     checkpoint = (
-        f"Restart from a checkpoint of step {clean} or earlier."
-        if clean is not None
+        "Restart from a checkpoint of the last clean step or before."
+        if observation.site.last_clean_step is not None
         else "This call was never seen to be right: distrust every checkpoint of this run."
     )
     if observation.kind == "corruption":
